@@ -1,0 +1,85 @@
+"""Discrete stochastic gradient descent, every trajectory with its own batches."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError, check_flag, message
+from ..problems.base import Problem
+from .base import Dynamics
+
+# Batch indices are drawn for this many steps at once; a constant, so that the draws do not depend on the save grid.
+STEPS_PER_DRAW = 32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SGD(Dynamics):
+    """θ_{k+1} = θ_k − η (1/B) Σ_b ∇ℓ_{i_b}(θ_k).
+
+    Parameters
+    ----------
+    learning_rate : float or sequence of float
+        η > 0; a sequence gives each replicate of the problem its own.
+    batch_size : int
+        B >= 1.
+    replacement : bool
+        Whether the B indices of a batch are i.i.d. uniform, or B different samples. Batches of different updates are
+        independent in both cases.
+
+    Raises
+    ------
+    InputError
+        If a value is out of range; in `bind`, if B > n without replacement.
+
+    Examples
+    --------
+    >>> SGD(learning_rate=5e-3, batch_size=1)
+    SGD(learning_rate=0.005, batch_size=1, replacement=True)
+    """
+
+    replacement: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        super().__post_init__()
+        check_flag("replacement", self.replacement)
+
+    def bind(self, problem: Problem) -> Self:
+        """Return these dynamics tied to `problem`.
+
+        Raises
+        ------
+        InputError
+            If the batch is larger than the data without replacement, or see `Dynamics.bind`.
+        """
+        if not self.replacement and self.batch_size > problem.n_samples:
+            want = f"at most n = {problem.n_samples} without replacement"
+            raise InputError(message("batch_size", want, self.batch_size, "lower it or set replacement = true"))
+        return super().bind(problem)
+
+    def _draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Draw batch indices of shape (*shape, B)."""
+        n = self.bound_problem.n_samples
+        if self.replacement:
+            return torch.randint(n, (*shape, self.batch_size), generator=generator, device=generator.device)
+        keys = torch.rand(*shape, n, generator=generator, device=generator.device)
+        return keys.topk(self.batch_size, dim=-1).indices
+
+    def integrate(self, theta: Tensor, steps: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Return θ after each of `steps` updates; see `Dynamics.integrate`."""
+        problem, rate = self.bound_problem, self.scale(self.learning_rate)
+        per_draw = STEPS_PER_DRAW if self.replacement else 1
+        saved, wanted = [theta], set(steps)
+        indices = None
+        for step in range(steps[0], steps[-1]):
+            if indices is None or step % per_draw == 0:
+                indices = self._draw((per_draw, *theta.shape[:-1]), generator)
+            theta = theta - rate * problem.batch_gradient(theta, indices[step % per_draw])
+            if step + 1 in wanted:
+                saved.append(theta)
+        return torch.stack(saved)

@@ -1,0 +1,5 @@
+"""Symmetry groups of a problem and the geometry of their orbits."""
+
+from .bundle import Symmetry as Symmetry
+from .groups import Rescaling as Rescaling
+from .invariance import check_invariance as check_invariance
