@@ -90,7 +90,11 @@ class Problem(ABC):
         lead = () if self.replicates is None else (self.replicates, 1)
         parts = {}
         for name, shape in self.layout.shapes.items():
-            value = torch.as_tensor(law.get(name, 0.0), dtype=self.dtype, device=self.device)
+            try:
+                value = torch.as_tensor(law.get(name, 0.0), dtype=self.dtype, device=self.device)
+            except (TypeError, ValueError) as error:
+                remedy = f"give a number or one value per entry ({error})"
+                raise InputError(message(f"initial law of {name!r}", "numbers", repr(law[name]), remedy)) from None
             check_finite(f"initial law of {name!r}", value, InputError)
             if self.replicates is not None and value.ndim == len(shape) + 1:
                 value = value.unsqueeze(1)

@@ -67,6 +67,10 @@ class HadamardRegression(Problem):
         """Labels ``w[feature]``."""
         return [f"w[{name}]" for name in self.layout.entry_labels("p")]
 
+    def spec(self) -> dict[str, Any]:
+        """Return the declaration, without the data, as plain data."""
+        return {**super().spec(), "features": self.layout.entry_labels("p")}
+
     @property
     def _inputs(self) -> Tensor:
         return self.data["X"][1]

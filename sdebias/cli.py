@@ -1,0 +1,260 @@
+"""The command line: ``sdebias run | compare | plot | info``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+import xarray as xr
+from tyro.conf import Positional
+
+from . import config
+from .comparison import FALSE_ALARM_RATE, POWER_SCALE, compare, comparison_table
+from .dataset import STATUS
+from .ensemble.simulate import ensemble_bytes, save_grid, simulate
+from .errors import InputError, RunError, SdebiasError, check_count
+from .plotting import plot_orbit_drift
+from .prediction import predict_orbit_drift
+from .storage import check_outputs, open_dataset, save_dataset
+
+DESCRIPTION = "Simulate SGD and its SDE, and compare the drift along symmetry orbits with what geometry predicts."
+
+
+@dataclass
+class RunCommand:
+    """Simulate every dynamics of a configuration, compare with the prediction, and write datasets and a figure."""
+
+    config: Positional[Path]
+    """TOML file; or an ensemble file (.nc), which is then made again from the configuration and data that it holds."""
+    trajectories: int | None = None
+    """Trajectories of each replicate, instead of the file's."""
+    steps: int | None = None
+    """Updates, instead of the file's."""
+    save_every: int | None = None
+    """Updates between saves, a divisor of the steps."""
+    seed: int | None = None
+    """Seed, instead of the file's."""
+    device: str | None = None
+    """cpu, cuda, cuda:N, or auto."""
+    out: Path | None = None
+    """Folder of the results, instead of the file's."""
+    threads: int | None = None
+    """CPU threads; results are bit-identical for the same number."""
+    overwrite: bool = False
+    """Replace results that exist."""
+
+    def __call__(self) -> int:
+        """Run, and return the exit code."""
+        if self.threads is not None:
+            torch.set_num_threads(check_count("threads", self.threads))
+        names = ("trajectories", "steps", "save_every", "seed", "device")
+        changes = {name: getattr(self, name) for name in names}
+        changes["out"] = None if self.out is None else str(self.out)
+        run = config.load(self.config, changes)
+        arguments = run.settings.simulate_arguments()
+        folder = Path(run.settings.out)
+        files = {name: folder / f"{name}.nc" for name in run.dynamics}
+        figure = folder / "orbit_drift.png"
+        saves = len(save_grid(run.settings.steps, run.settings.save_every))
+        keep = {"save": arguments["save"]} if "save" in arguments else {}
+        bound = run.symmetry.bind(run.problem)
+        size = ensemble_bytes(run.problem, bound, trajectories=run.settings.trajectories, saves=saves, **keep)
+        for dynamics in run.dynamics.values():
+            dynamics.bind(run.problem)
+        check_outputs([*files.values(), figure], size=size * len(files), overwrite=self.overwrite)
+
+        comparisons = {}
+        for name, dynamics in run.dynamics.items():
+            ensemble = simulate(run.problem, dynamics, symmetry=run.symmetry, progress=True, **arguments)
+            save_dataset(ensemble, files[name])
+            comparisons[name] = _compare(ensemble, run)
+        print(report(comparisons))
+        plot_orbit_drift(list(comparisons.values())).savefig(figure)
+        for file in (*files.values(), figure):
+            print(file)
+        return 0
+
+
+def _compare(ensemble: xr.Dataset, run: config.Run) -> xr.Dataset:
+    """Compare an ensemble that was just simulated, or say why that cannot be."""
+    flagged = int((ensemble["status"] != STATUS["ok"]).sum())
+    if ensemble["status"].size - flagged < 2:
+        raise RunError(
+            f"{flagged} of {ensemble['status'].size} trajectories are not finite or diverged; the file keeps them; "
+            "lower the learning rate or the temperature"
+        )
+    return compare(ensemble, predict_orbit_drift(ensemble, run.problem, run.symmetry))
+
+
+def _compare_files(files: Sequence[Path]) -> dict[str, xr.Dataset]:
+    """Predict and compare anew from ensemble files, which hold the problem's data and declaration."""
+    comparisons = {}
+    for file in files:
+        run = config.load(file)
+        with open_dataset(file) as ensemble:
+            comparisons[file.stem] = _compare(ensemble.load(), run)
+    return comparisons
+
+
+@dataclass
+class CompareCommand:
+    """Predict the orbit drift of stored ensembles, and compare."""
+
+    files: Positional[tuple[Path, ...]]
+    """Ensemble files (.nc)."""
+
+    def __call__(self) -> int:
+        """Print the table, and return the exit code."""
+        print(report(_compare_files(self.files)))
+        return 0
+
+
+@dataclass
+class PlotCommand:
+    """Draw predicted against measured orbit drift of stored ensembles."""
+
+    files: Positional[tuple[Path, ...]]
+    """Ensemble files (.nc)."""
+    out: Path | None = None
+    """Figure file; by default orbit_drift.png beside the first file."""
+    overwrite: bool = False
+    """Replace a figure that exists."""
+
+    def __call__(self) -> int:
+        """Write the figure, and return the exit code."""
+        if not self.files:
+            raise InputError("files: expected one or more ensemble files, got none; name them")
+        out = self.out or self.files[0].parent / "orbit_drift.png"
+        check_outputs([out], size=0, overwrite=self.overwrite)
+        figure = plot_orbit_drift(list(_compare_files(self.files).values()))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            figure.savefig(out)
+        except ValueError as error:
+            raise InputError(f"out: expected a figure file such as .png or .pdf, got {out}; {error}") from None
+        print(out)
+        return 0
+
+
+@dataclass
+class InfoCommand:
+    """Say what a dataset is, how it was made, and how to make it again."""
+
+    file: Positional[Path]
+    """Dataset (.nc)."""
+
+    def __call__(self) -> int:
+        """Print, and return the exit code."""
+        with open_dataset(self.file) as dataset:
+            print(describe(dataset, self.file))
+        return 0
+
+
+def report(comparisons: Mapping[str, xr.Dataset]) -> str:
+    """Return the table of comparisons at the last step, and a verdict for each.
+
+    Parameters
+    ----------
+    comparisons : mapping of str to xr.Dataset
+        By name, of kind "comparison".
+    """
+    lines: list[str] = []
+    for name, comparison in comparisons.items():
+        table = comparison_table(comparison)
+        interval = f"{100 * comparison.attrs['confidence']:g} % interval"
+        header = f"{'charge':<16}{'predicted':>12}{'measured':>12}  {interval:^24}{'deviation':>11}{'z':>8}"
+        finite = "z_scheme" in table
+        header += f"{'finite step':>13}{'z less it':>11}" if finite else ""
+        steps, total = int(comparison["step"][-1]), comparison.attrs["trajectories"]
+        used = int(comparison["trajectories_used"].min())
+        lines += [
+            "",
+            f"{name}: orbit drift over {steps} updates, {used} of {total} trajectories used",
+            f"  {comparison.attrs['equation']}",
+            f"  {header}",
+        ]
+        for label, row in table.iterrows():
+            shown = label if isinstance(label, str) else " ".join(map(str, label))
+            line = f"  {shown:<16}{row['predicted']:>12.4e}{row['measured']:>12.4e}"
+            line += f"  [{row['lower']:.4e}, {row['upper']:.4e}]{row['deviation_percent']:>9.2f} %{row['z']:>8.2f}"
+            lines.append(line + (f"{row['finite_step']:>13.2e}{row['z_scheme']:>11.2f}" if finite else ""))
+        lines.append(f"  {verdict(comparison)}")
+    return "\n".join(lines[1:])
+
+
+def verdict(comparison: xr.Dataset) -> str:
+    """Return the verdict of a comparison as a sentence."""
+    p_value, scaled = float(comparison["p_value"].min()), float(comparison["p_value_scaled"].min())
+    last = comparison.isel(step=-1)
+    error = last["deviation_error"]
+    share = (
+        float((100 * error / abs(last["predicted"])).max()) if bool((last["predicted"] != 0).all()) else float("nan")
+    )
+    less = ", the solver's finite step accounted for" if "z_scheme" in comparison else ""
+    power = "would be rejected" if comparison.attrs["verdict_scaled"] == "rejected" else "would NOT be rejected"
+    return (
+        f"verdict: {comparison.attrs['verdict']}{less}: largest |z| = {float(comparison['statistic'].max()):.2f}, "
+        f"p = {p_value:.2g} (false-alarm rate {FALSE_ALARM_RATE:g}); errors are at most {share:.2g} % of the "
+        f"prediction; a prediction {100 * (POWER_SCALE - 1):.0f} % larger {power} (p = {scaled:.1g})"
+    )
+
+
+def describe(dataset: xr.Dataset, file: Path) -> str:
+    """Return what a dataset is, how it was made, and a command that makes it again."""
+    attrs = dataset.attrs
+    lines = [f"{file}: {attrs['kind']}, {', '.join(f'{size} {dim}' for dim, size in dataset.sizes.items())}", ""]
+    width = max(len(str(name)) for name in dataset.variables)
+    for name, variable in dataset.variables.items():
+        units = variable.attrs.get("units", "")
+        meaning = variable.attrs.get("long_name", "") + (f" [{units}]" if units not in ("", "1") else "")
+        lines.append(f"  {name!s:<{width}}  ({', '.join(map(str, variable.dims))})  {meaning}")
+    if "status" in dataset:
+        counts = {flag: int((dataset["status"] == value).sum()) for flag, value in STATUS.items()}
+        lines += ["", "status: " + ", ".join(f"{count} {flag}" for flag, count in counts.items())]
+    lines += ["", *(f"{key}: {value}" for key, value in attrs.items() if key not in ("kind", "config_json")), ""]
+    if attrs["kind"] == "ensemble":
+        try:
+            config.load(file)
+        except SdebiasError as error:
+            return "\n".join([*lines, f"It cannot be made again from the command line: {error}"])
+        again = file.parent / f"{file.stem}-again"
+        command = f"sdebias run {shlex.quote(str(file))} --threads {attrs['threads']} --out {shlex.quote(str(again))}"
+        lines += [f"Make it again, bit for bit with the same versions and cpu_capability:\n  {command}"]
+    return "\n".join(lines)
+
+
+Command = (
+    Annotated[RunCommand, tyro.conf.subcommand("run")]
+    | Annotated[CompareCommand, tyro.conf.subcommand("compare")]
+    | Annotated[PlotCommand, tyro.conf.subcommand("plot")]
+    | Annotated[InfoCommand, tyro.conf.subcommand("info")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns
+    -------
+    int
+        0 done, 2 bad input, 1 a run that failed.
+    """
+    try:
+        command = tyro.cli(Command, prog="sdebias", description=DESCRIPTION, args=arguments)
+        return command()
+    except InputError as error:
+        print(f"sdebias: {error}", file=sys.stderr)
+        return 2
+    except SdebiasError as error:
+        print(f"sdebias: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

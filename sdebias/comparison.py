@@ -1,0 +1,185 @@
+"""Compare measured with predicted orbit drift. Takes datasets only, so anybody's runs can be compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+import xarray as xr
+
+from .dataset import OK, SCHEMA, make_dataset, validate
+from .errors import DataError, InputError, message
+
+CONFIDENCE = 0.95
+FALSE_ALARM_RATE = 1e-3
+POWER_SCALE = 1.1
+
+
+def compare(ensemble: xr.Dataset, prediction: xr.Dataset, *, confidence: float = CONFIDENCE) -> xr.Dataset:
+    """Compare the measured change of each charge with the predicted one.
+
+    Both are known for each trajectory, so the test is on their difference, paired: D_i = ΔC_i − predicted_i, whose
+    standard error over trajectories is far below that of ΔC_i itself. z = mean(D)/error with error² = standard error²
+    + integration_error². Where the prediction knows what the solver's finite step adds, ``z_scheme`` and the verdict
+    account for it, while ``deviation`` and ``z`` show it.
+
+    The verdict statistic is the largest |z| over the charges at the last step, with the t p-value of one charge times
+    the number of charges (Bonferroni: valid however charges are correlated). The verdict is "consistent" unless
+    p < 0.001, its false-alarm rate over all replicates together. ``p_value_scaled`` is that of a prediction 10 %
+    larger: unless ``verdict_scaled`` is "rejected", the comparison has not the power to see such an error.
+
+    Parameters
+    ----------
+    ensemble : xr.Dataset
+        Kind "ensemble", with ``charge_value``.
+    prediction : xr.Dataset
+        Kind "prediction", of the same trajectories, steps and charges.
+    confidence : float
+        Of the t interval of the measured mean, in (0, 1).
+
+    Returns
+    -------
+    xr.Dataset
+        Kind "comparison", see `sdebias.dataset.SCHEMA`; attributes ``verdict`` and ``verdict_scaled``.
+
+    Raises
+    ------
+    DataError
+        If the datasets do not belong together, or fewer than two trajectories have status ok.
+    InputError
+        If `confidence` is out of range.
+
+    Notes
+    -----
+    Flagged trajectories are left out, and counted. Leaving them out conditions on survival: with many, neither side
+    means what it says.
+    """
+    validate(ensemble, "ensemble")
+    validate(prediction, "prediction")
+    if not 0 < confidence < 1:
+        raise InputError(message("confidence", "a number in (0, 1)", confidence, "for instance 0.95"))
+    _check_match(ensemble, prediction)
+    used = ensemble["status"] == OK
+    counts = used.sum("trajectory")
+    if int(counts.min()) < 2:
+        got = f"{int(counts.min())} of {ensemble.sizes['trajectory']}"
+        raise DataError(message("ensemble", "two or more trajectories with status ok", got, "lower the learning rate"))
+
+    charges = ensemble["charge_value"].where(used)
+    change = charges - charges.isel(step=0, drop=True)
+    predicted = prediction["predicted_drift"].where(used)
+    floor = _hypot(prediction["integration_error"], _rounding(charges))
+    empirical, spread = change.mean("trajectory"), _standard_error(change, counts)
+    half = spread * scipy.stats.t.ppf(0.5 + confidence / 2, counts - 1)
+    deviation = change - predicted
+    mean, error = _mean_and_error(deviation, counts, floor)
+    results = {
+        "empirical": empirical,
+        "empirical_error": spread,
+        "interval": xr.concat([empirical - half, empirical + half], "bound"),
+        "predicted": predicted.mean("trajectory"),
+        "deviation": mean,
+        "deviation_error": error,
+        "z": mean / error,
+    }
+    residual = deviation
+    if "finite_step_drift" in prediction:
+        finite = prediction["finite_step_drift"].where(used)
+        residual = deviation - finite
+        mean, error = _mean_and_error(residual, counts, floor)
+        results |= {"finite_step": finite.mean("trajectory"), "z_scheme": mean / error}
+
+    statistic, p_value = _largest_z(residual, counts, floor)
+    _, p_value_scaled = _largest_z(residual - (POWER_SCALE - 1) * predicted, counts, floor)
+    results |= {"statistic": statistic, "p_value": p_value, "p_value_scaled": p_value_scaled}
+    results["trajectories_used"] = counts
+
+    coords: dict[str, Any] = {name: ensemble[name].values for name in ("replicate", "step") if name in ensemble.coords}
+    coords |= {"charge": prediction["charge"].values, "bound": ["lower", "upper"]}
+    attributes: dict[str, str | int | float] = {
+        "dynamics": str(ensemble.attrs.get("dynamics", "unknown")),
+        "equation": str(prediction.attrs.get("equation", "")),
+        "confidence": confidence,
+        "false_alarm_rate": FALSE_ALARM_RATE,
+        "trajectories": ensemble.sizes["trajectory"],
+        "verdict": "consistent" if _familywise(p_value) >= FALSE_ALARM_RATE else "rejected",
+        "verdict_scaled": "consistent" if _familywise(p_value_scaled) >= FALSE_ALARM_RATE else "rejected",
+    }
+    variables = {
+        name: array.transpose("replicate", *SCHEMA[name].dims, missing_dims="ignore").values
+        for name, array in results.items()
+    }
+    return make_dataset("comparison", variables, coords, attributes)
+
+
+def comparison_table(comparison: xr.Dataset) -> pd.DataFrame:
+    """Return the comparison at the last step, one row for each charge (and replicate).
+
+    Columns: predicted, measured, lower, upper, deviation_percent, z, and, where the solver has a finite step,
+    finite_step and z_scheme.
+
+    Raises
+    ------
+    DataError
+        If the dataset is not a comparison.
+    """
+    last = validate(comparison, "comparison").isel(step=-1)
+    columns = {
+        "predicted": last["predicted"],
+        "measured": last["empirical"],
+        "lower": last["interval"].sel(bound="lower", drop=True),
+        "upper": last["interval"].sel(bound="upper", drop=True),
+        "deviation_percent": 100 * last["deviation"] / abs(last["predicted"]).where(last["predicted"] != 0),
+        "z": last["z"],
+    }
+    columns |= {name: last[name] for name in ("finite_step", "z_scheme") if name in last}
+    return xr.Dataset(columns).reset_coords(drop=True).to_dataframe()
+
+
+def _check_match(ensemble: xr.Dataset, prediction: xr.Dataset) -> None:
+    """Raise DataError unless prediction and ensemble hold the same trajectories, steps and charges."""
+    if "charge_value" not in ensemble:
+        remedy = "simulate with a symmetry, and charge_value in save"
+        raise DataError(message("ensemble", "charge_value", "a dataset without", remedy))
+    for name in ("replicate", "trajectory", "step", "charge"):
+        here, there = (list(d[name].values) if name in d.coords else None for d in (ensemble, prediction))
+        if here != there:
+            want = f"the same {name} labels in ensemble and prediction"
+            raise DataError(message("compare", want, "different ones", "predict from this ensemble"))
+
+
+def _standard_error(values: xr.DataArray, counts: xr.DataArray) -> xr.DataArray:
+    return values.std("trajectory", ddof=1) / np.sqrt(counts)
+
+
+def _hypot(one: xr.DataArray, other: xr.DataArray) -> xr.DataArray:
+    """Add two independent errors."""
+    return (one**2 + other**2) ** 0.5
+
+
+def _mean_and_error(
+    values: xr.DataArray, counts: xr.DataArray, floor: xr.DataArray
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """Return the mean over trajectories and its error: the standard error and the floor, added in quadrature."""
+    return values.mean("trajectory"), _hypot(_standard_error(values, counts), floor)
+
+
+def _rounding(charges: xr.DataArray) -> xr.DataArray:
+    """Return the rounding error of a charge: without noise it is all that the trajectories differ by."""
+    info = np.finfo(charges.dtype)
+    return abs(charges).max(("trajectory", "step")) * info.eps + info.tiny
+
+
+def _largest_z(residual: xr.DataArray, counts: xr.DataArray, floor: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
+    """Return max |z| over charges at the last step, and its Bonferroni p-value, for each replicate."""
+    mean, error = _mean_and_error(residual.isel(step=-1), counts, floor.isel(step=-1))
+    largest = abs(mean / error).max("charge")
+    single = xr.apply_ufunc(lambda z, n: 2 * scipy.stats.t.sf(z, n - 1), largest, counts)
+    return largest, np.minimum(single * residual.sizes["charge"], 1.0)
+
+
+def _familywise(p_value: xr.DataArray) -> float:
+    """Return the Bonferroni p-value over replicates."""
+    return min(float(p_value.min()) * p_value.size, 1.0)

@@ -1,0 +1,255 @@
+"""From a TOML file, or a dataset that was made from one, to the objects of a run."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import xarray as xr
+
+from .dynamics import DYNAMICS, Dynamics
+from .errors import ConfigError, DataError, DeviceError, InputError, check_choice, check_count, message, nearest
+from .problems import MODELS, Problem
+from .storage import open_dataset
+from .symmetry import GROUPS, Symmetry
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """The section ``[run]``.
+
+    Parameters
+    ----------
+    trajectories, steps : int
+    save_every, seed, block_size : int, optional
+        As in `sdebias.simulate`.
+    save : list of str, optional
+        Observables to keep.
+    dtype : {"float64", "float32"}
+    device : str
+        ``cpu``, ``cuda``, ``cuda:N`` or ``auto`` (cuda where there is one).
+    out : str
+        Folder of the results.
+    """
+
+    trajectories: int
+    steps: int
+    save_every: int | None = None
+    seed: int = 0
+    block_size: int | None = None
+    save: list[str] | None = None
+    dtype: str = "float64"
+    device: str = "cpu"
+    out: str = "results"
+
+    def __post_init__(self) -> None:
+        """Check what does not depend on the problem."""
+        check_count("trajectories", self.trajectories)
+        check_count("steps", self.steps)
+        check_count("seed", self.seed, minimum=0)
+        check_choice("dtype", self.dtype, list(DTYPES))
+
+    def simulate_arguments(self) -> dict[str, Any]:
+        """Return the arguments of `sdebias.simulate` that these settings hold."""
+        names = ("trajectories", "steps", "save_every", "seed", "block_size", "save")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that a run needs: objects of the public interface, ready to simulate."""
+
+    source: Path
+    problem: Problem
+    symmetry: Symmetry
+    dynamics: dict[str, Dynamics]
+    settings: RunSettings
+
+
+def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Run:
+    """Build a run from a TOML file, or from an ensemble file, which holds its configuration and its data.
+
+    Parameters
+    ----------
+    path : Path
+    overrides : mapping, optional
+        Values of ``[run]`` that replace those of the file; None leaves the file's.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown, missing or wrong; the message names the file, the section, the key and the nearest name.
+    DataError
+        If the data are not there or malformed.
+    DeviceError
+        If the device is not there.
+    """
+    table, data = _read(path)
+    _check_keys(path, "", table, ("problem", "symmetry", "dynamics", "run"), ("problem", "symmetry", "dynamics", "run"))
+    for name, section in table.items():
+        if not isinstance(section, dict):
+            raise ConfigError(f"{path}: " + message(name, f"a table [{name}]", repr(section), "write it as a table"))
+    changes = {key: value for key, value in (overrides or {}).items() if value is not None}
+    settings = _build(path, "run", RunSettings, {**table["run"], **changes})
+    problem = _problem(path, dict(table["problem"]), data, settings)
+    symmetry = _symmetry(path, dict(table["symmetry"]))
+    return Run(path, problem, symmetry, _dynamics(path, table["dynamics"]), settings)
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device of a name; ``auto`` takes cuda where there is one.
+
+    Raises
+    ------
+    DeviceError
+        If there is no such device.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if count else "cpu")
+    there = ["cpu", *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count))]
+    if name not in there:
+        raise DeviceError(message("device", f"one of {', '.join(there)}, auto", repr(name), "choose one that is there"))
+    return torch.device(name)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], xr.Dataset | None]:
+    """Return the configuration as a table, and the data where the file holds them."""
+    if not path.is_file():
+        raise ConfigError(message(str(path), "a TOML file or an ensemble file (.nc)", "no such file", "check the path"))
+    if path.suffix == ".nc":
+        with open_dataset(path) as dataset:
+            dataset.load()
+        try:
+            table = json.loads(dataset.attrs["config_json"])
+            table["dynamics"] = {path.stem: table["dynamics"]}
+            run = dict(table["run"])
+        except (KeyError, TypeError, ValueError):
+            remedy = "run from the original TOML file"
+            raise ConfigError(message(str(path), "a file that holds its configuration", "none", remedy)) from None
+        if "initial" in run:
+            raise ConfigError(f"{path}: its initial states were given in a call; run it from Python with them")
+        return table, dataset
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8")), None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(message(str(path), "valid TOML", str(error), "correct that line")) from None
+
+
+def _check_keys(
+    path: Path, section: str, table: Mapping[str, Any], valid: Iterable[str], needed: Iterable[str]
+) -> None:
+    where = f"in [{section}]" if section else "at the top level"
+    for key in table:
+        if key not in valid:
+            raise ConfigError(f"{path}: unknown key {key!r} {where}; {nearest(key, valid)}")
+    for key in needed:
+        if key not in table:
+            raise ConfigError(f"{path}: missing key {key!r} {where}; add it")
+
+
+def _build(path: Path, section: str, make: Callable[..., T], table: Mapping[str, Any]) -> T:
+    """Call `make` with the keys of a section, after checking them against its signature."""
+    parameters = {k: p for k, p in inspect.signature(make).parameters.items() if k != "problem"}
+    needed = [key for key, parameter in parameters.items() if parameter.default is parameter.empty]
+    _check_keys(path, section, table, parameters, needed)
+    try:
+        return make(**table)
+    except InputError as error:
+        raise type(error)(f"{path} [{section}]: {error}") from None
+
+
+def _dynamics(path: Path, table: Mapping[str, Any]) -> dict[str, Dynamics]:
+    if not table:
+        raise ConfigError(f"{path}: no dynamics; add a section such as [dynamics.sgd] with type = 'SGD'")
+    found = {}
+    for name, section in table.items():
+        where = f"dynamics.{name}"
+        if not isinstance(section, dict):
+            raise ConfigError(f"{path}: " + message(where, f"a table [{where}]", repr(section), "write it as a table"))
+        if not name.replace("_", "").replace("-", "").isalnum():
+            remedy = "use letters, digits, - and _"
+            raise ConfigError(f"{path}: " + message(f"[{where}]", "a name that can be a file's", repr(name), remedy))
+        found[name] = _build(path, where, _named(path, where, "type", section, DYNAMICS), _without(section, "type"))
+    return found
+
+
+def _symmetry(path: Path, section: dict[str, Any]) -> Symmetry:
+    group = _named(path, "symmetry", "group", section, GROUPS)
+    parameters = section.pop("parameters", None)
+    names = parameters if isinstance(parameters, list) and all(isinstance(p, str) for p in parameters) else None
+    if names is None:
+        remedy = 'for instance parameters = ["p", "q"]'
+        raise ConfigError(f"{path} [symmetry]: " + message("parameters", "a list of names", repr(parameters), remedy))
+    declared = dict(zip(inspect.signature(group).parameters, names, strict=False))
+    if len(declared) != len(names):
+        want = f"{len(declared)} names, as {group.__name__} takes"
+        raise ConfigError(
+            f"{path} [symmetry]: " + message("parameters", want, len(names), "name the parameters it acts on")
+        )
+    return _build(path, "symmetry", group, {**declared, **_without(section, "group")})
+
+
+def _problem(path: Path, section: dict[str, Any], data: xr.Dataset | None, settings: RunSettings) -> Problem:
+    model = _named(path, "problem", "model", section, MODELS)
+    section = _without(section, "model")
+    if data is None:
+        if not isinstance(section.get("data"), str):
+            raise ConfigError(f"{path}: missing key 'data' in [problem]; name a netCDF file, relative to this file")
+        data = _open_data(path.parent / section.pop("data"))
+    arguments = dict(section)
+    parameters = inspect.signature(model).parameters
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty:
+            if name not in data:
+                raise DataError(
+                    message(str(path), f"data with a variable {name!r}", "none", nearest(name, map(str, data)))
+                )
+            arguments[name] = torch.as_tensor(data[name].values)
+    inputs = data.get("X")
+    if "features" in parameters and "features" not in arguments and inputs is not None:
+        labels = inputs.coords.get(inputs.dims[-1])
+        arguments |= {"features": list(labels.values)} if labels is not None else {}
+    device = resolve_device(settings.device)
+    return _build(path, "problem", model, arguments).to(device, DTYPES[settings.dtype])
+
+
+def _open_data(path: Path) -> xr.Dataset:
+    if not path.is_file():
+        raise DataError(
+            message(f"data {path}", "a netCDF file", "no such file", "give its path relative to the TOML file")
+        )
+    try:
+        with xr.open_dataset(path, engine="netcdf4") as dataset:
+            return dataset.load()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(
+            message(f"data {path}", "a netCDF file", f"something else ({error})", "check the file")
+        ) from None
+
+
+def _named(path: Path, where: str, key: str, section: Mapping[str, Any], choices: Mapping[str, T]) -> T:
+    """Return the class that a section names by `key`."""
+    if key not in section:
+        raise ConfigError(f"{path}: missing key {key!r} in [{where}]; one of {', '.join(choices)}")
+    try:
+        return choices[check_choice(key, section[key], list(choices), ConfigError)]
+    except ConfigError as error:
+        raise ConfigError(f"{path} [{where}]: {error}") from None
+
+
+def _without(section: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in section.items() if name != key}

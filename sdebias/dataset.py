@@ -1,0 +1,267 @@
+"""The shape of the data: one table of variables, from which datasets are made, checked and documented.
+
+Every dataset is a flat `xr.Dataset` that `xr.open_dataset` reads without this package. Its attribute ``kind`` says
+which rows of the table it holds: an ensemble (what was simulated), a prediction, or a comparison of the two.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ._version import __version__
+from .errors import DataError, message, nearest
+
+SCHEMA_VERSION = 1
+KINDS = ("ensemble", "prediction", "comparison")
+OK = 0
+STATUS = {"ok": OK, "diverged": 1, "non_finite": 2}
+# A parameter beyond this size makes a trajectory `diverged`: finite, but lost, and it would dominate every mean.
+DIVERGENCE_THRESHOLD = 1e6
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One row of the table.
+
+    Dims are listed without the leading `replicate`, which every variable may carry.
+    """
+
+    kind: str
+    dims: tuple[str, ...]
+    long_name: str
+    units: str
+    equation: str = ""
+    required: bool = False
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """Attributes that the variable has in a file."""
+        equation = {"equation": self.equation} if self.equation else {}
+        return {"long_name": self.long_name, "units": self.units, **equation}
+
+
+PATH = ("trajectory", "step")
+SCHEMA: dict[str, Variable] = {
+    "theta": Variable("ensemble", (*PATH, "parameter"), "parameters", "1"),
+    "loss": Variable("ensemble", PATH, "loss over all data", "loss", "L = mean_i l_i(theta)"),
+    "charge_value": Variable(
+        "ensemble", (*PATH, "charge"), "charge (moment map)", "parameter^2", "C_a = 1/2 theta^T A_a theta"
+    ),
+    "log_orbit_volume": Variable(
+        "ensemble", PATH, "log orbit volume density", "1", "1/2 log pdet G, G_ab = <X_a, X_b>"
+    ),
+    "predictor_value": Variable("ensemble", (*PATH, "predictor"), "predictor coordinates", "1", "q = F(theta)"),
+    "status": Variable("ensemble", ("trajectory",), "status of the trajectory", "1", required=True),
+    "learning_rate": Variable("ensemble", (), "learning rate eta", "1", required=True),
+    "temperature": Variable("ensemble", (), "temperature T of isotropic noise", "loss"),
+    "predicted_drift": Variable(
+        "prediction", (*PATH, "charge"), "predicted change of the charge since step 0", "parameter^2", required=True
+    ),
+    "finite_step_drift": Variable(
+        "prediction",
+        (*PATH, "charge"),
+        "change of the charge that the solver's finite step adds",
+        "parameter^2",
+        "sum of dt/2 b^T A_a b per update, b the drift of theta",
+    ),
+    "integration_error": Variable(
+        "prediction",
+        ("step", "charge"),
+        "error of integrating the prediction on the save grid",
+        "parameter^2",
+        "|correction from comparing with a grid twice as coarse|, of the mean",
+        required=True,
+    ),
+    "empirical": Variable(
+        "comparison",
+        ("step", "charge"),
+        "measured mean change of the charge since step 0",
+        "parameter^2",
+        required=True,
+    ),
+    "empirical_error": Variable("comparison", ("step", "charge"), "standard error of `empirical`", "parameter^2"),
+    "interval": Variable("comparison", ("step", "charge", "bound"), "t interval of `empirical`", "parameter^2"),
+    "predicted": Variable(
+        "comparison",
+        ("step", "charge"),
+        "predicted mean change of the charge since step 0",
+        "parameter^2",
+        required=True,
+    ),
+    "finite_step": Variable(
+        "comparison", ("step", "charge"), "mean change that the solver's finite step adds", "parameter^2"
+    ),
+    "deviation": Variable(
+        "comparison", ("step", "charge"), "mean over trajectories of measured - predicted", "parameter^2", required=True
+    ),
+    "deviation_error": Variable(
+        "comparison",
+        ("step", "charge"),
+        "error of `deviation`",
+        "parameter^2",
+        "sqrt(standard error^2 + integration_error^2)",
+    ),
+    "z": Variable(
+        "comparison", ("step", "charge"), "deviation in units of its error", "1", "deviation / deviation_error"
+    ),
+    "z_scheme": Variable(
+        "comparison",
+        ("step", "charge"),
+        "z after the finite step is accounted for",
+        "1",
+        "(deviation - finite_step) / its error",
+    ),
+    "statistic": Variable(
+        "comparison",
+        (),
+        "verdict statistic",
+        "1",
+        "max_a |z_a| at the last step, the finite step accounted for",
+    ),
+    "p_value": Variable("comparison", (), "Bonferroni p-value of the verdict statistic", "1", required=True),
+    "p_value_scaled": Variable(
+        "comparison", (), "p-value of the same test for a prediction 10 % larger: its power", "1", required=True
+    ),
+    "trajectories_used": Variable("comparison", (), "trajectories with status ok", "1", required=True),
+}
+
+COORDINATES = {
+    "replicate": {"long_name": "problem instance"},
+    "trajectory": {"long_name": "trajectory", "standard_name": "realization"},
+    "step": {"long_name": "updates since the start", "units": "1"},
+    "time": {"long_name": "learning rate x step", "units": "1", "equation": "t = eta k"},
+    "parameter": {"long_name": "scalar parameter"},
+    "charge": {"long_name": "charge of the symmetry"},
+    "predictor": {"long_name": "predictor coordinate"},
+    "bound": {"long_name": "end of the interval"},
+}
+
+
+def schema_table() -> str:
+    """Return the schema as a markdown table, for the documentation."""
+    head = "| variable | in | dims | meaning | units | equation |\n|---|---|---|---|---|---|"
+    rows = [
+        f"| `{name}` | {v.kind} | {', '.join(v.dims) or 'scalar'} | {v.long_name} | {v.units} | {v.equation} |"
+        for name, v in SCHEMA.items()
+    ]
+    return "\n".join([head, *rows])
+
+
+def make_dataset(
+    kind: str,
+    variables: Mapping[str, np.ndarray | float],
+    coords: Mapping[str, Any],
+    attributes: Mapping[str, str | int | float],
+) -> xr.Dataset:
+    """Build a dataset of one kind, each variable with the dims, units and equation of the schema.
+
+    Parameters
+    ----------
+    kind : {"ensemble", "prediction", "comparison"}
+    variables : mapping of str to array
+        Arrays with the dims of the schema; one more leading axis is `replicate`.
+    coords : mapping of str to 1-D array
+        Labels of the dims; ``time`` is added from ``learning_rate`` and ``step`` where both are there.
+    attributes : mapping of str to str or number
+
+    Returns
+    -------
+    xr.Dataset
+    """
+    data: dict[str, Any] = {}
+    for name, values in variables.items():
+        row, array = SCHEMA[name], np.asarray(values)
+        lead = ("replicate",) if array.ndim > len(row.dims) else ()
+        data[name] = ((*lead, *row.dims), array, row.attributes)
+    dataset = xr.Dataset(data, coords=dict(coords), attrs={"kind": kind, **provenance(), **attributes})
+    if "status" in dataset:
+        flags = {"flag_values": np.array(list(STATUS.values()), np.int8), "flag_meanings": " ".join(STATUS)}
+        dataset["status"].attrs.update(flags)
+    if "learning_rate" in dataset and "step" in dataset.coords:
+        dataset = dataset.assign_coords(time=dataset["learning_rate"] * dataset["step"])
+    for name, attrs in COORDINATES.items():
+        if name in dataset.coords:
+            dataset[name].attrs = dict(attrs)
+    return validate(dataset, kind)
+
+
+def validate(dataset: xr.Dataset, kind: str | None = None) -> xr.Dataset:
+    """Return `dataset` if it has the shape that the schema gives to its kind.
+
+    Parameters
+    ----------
+    dataset : xr.Dataset
+    kind : str, optional
+        The kind that it must be.
+
+    Raises
+    ------
+    DataError
+        If it is of another kind, or a variable is missing or has other dims; the message names it.
+    """
+    if not isinstance(dataset, xr.Dataset):
+        raise DataError(message("dataset", "an xarray.Dataset", type(dataset).__name__, "open it with sdebias.open"))
+    found = str(dataset.attrs.get("kind", "unknown"))
+    wanted = (kind,) if kind else KINDS
+    if found not in wanted:
+        want = f"a dataset of kind {' or '.join(wanted)}"
+        remedy = "make one with sdebias.simulate, predict_orbit_drift or compare"
+        raise DataError(message("dataset", want, f"kind {found!r}", remedy))
+    rows = {name: row for name, row in SCHEMA.items() if row.kind == found}
+    for name, row in rows.items():
+        if name not in dataset:
+            if row.required:
+                raise DataError(message("dataset", f"a variable {name!r}", "none", nearest(name, map(str, dataset))))
+            continue
+        dims = tuple(str(dim) for dim in dataset[name].dims if dim != "replicate")
+        if dims != row.dims:
+            remedy = f"transpose it to ([replicate,] {', '.join(row.dims)})"
+            raise DataError(message(f"variable {name!r}", f"dims {row.dims}", dims, remedy))
+    return dataset
+
+
+def provenance() -> dict[str, str | int]:
+    """Return who made a dataset, when and with what: the ArviZ four, versions, commit."""
+    packages = ("torch", "torchsde", "numpy", "xarray")
+    return {
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "creation_library": "sdebias",
+        "creation_library_version": __version__,
+        "creation_library_language": f"Python {platform.python_version()}",
+        "schema_version": SCHEMA_VERSION,
+        **{f"{name}_version": version(name) for name in packages},
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str:
+    """Return the commit of the package's own source, or "none" where it is not a checkout."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here)]
+    if shutil.which("git") is None:
+        return "none"
+    # An installed copy may lie inside somebody else's checkout, whose commit would be a lie.
+    tracked = subprocess.run([*git, "ls-files", "--error-unmatch", "_version.py"], capture_output=True, check=False)
+    if tracked.returncode:
+        return "none"
+    name = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    return subprocess.run(name, capture_output=True, text=True, check=False).stdout.strip() or "none"
+
+
+def config_attributes(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the configuration as one JSON string, and the hash of it."""
+    text = json.dumps(config, sort_keys=True)
+    return {"config_json": text, "config_hash": hashlib.sha256(text.encode()).hexdigest()}

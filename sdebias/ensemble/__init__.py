@@ -1,0 +1,3 @@
+"""Ensembles: many trajectories of a problem under given dynamics, as one dataset."""
+
+from .simulate import simulate as simulate

@@ -1,0 +1,273 @@
+"""Run an ensemble in seed blocks and return it as a dataset."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..dataset import DIVERGENCE_THRESHOLD, STATUS, config_attributes, make_dataset
+from ..dynamics.base import Dynamics
+from ..errors import InputError, RunError, check_choice, check_count, check_finite, message
+from ..problems.base import Problem
+from ..symmetry import Symmetry, check_invariance
+from .streams import block_generators
+
+# A block is always simulated whole, so that its numbers do not depend on how many of its trajectories are wanted.
+BLOCK_SIZE = 256
+SAVES_PER_SEGMENT = 8
+OBSERVABLES = ("theta", "loss", "charge_value", "log_orbit_volume", "predictor_value")
+
+Initial = Tensor | Callable[[int, torch.Generator], Tensor]
+
+
+def simulate(
+    problem: Problem,
+    dynamics: Dynamics,
+    *,
+    symmetry: Symmetry | None = None,
+    trajectories: int,
+    steps: int,
+    save_every: int | None = None,
+    seed: int = 0,
+    initial: Initial | None = None,
+    save: Sequence[str] = OBSERVABLES,
+    block_size: int = BLOCK_SIZE,
+    progress: bool | None = None,
+) -> xr.Dataset:
+    """Simulate an ensemble.
+
+    Trajectories run in blocks of `block_size`, each with its own RNG stream: the first 1,000 trajectories of a run of
+    4,000 equal a run of 1,000 bit for bit on the same device with the same number of threads.
+
+    Parameters
+    ----------
+    problem : Problem
+        Its data decide dtype and device.
+    dynamics : SGD or SGDSDE
+    symmetry : Symmetry, optional
+        Checked against the losses; adds charges and orbit volume to the result.
+    trajectories : int
+        Of each replicate.
+    steps : int
+        Updates.
+    save_every : int, optional
+        Updates between saves; must divide `steps`. By default `steps`/20 where that is whole, else 1.
+    seed : int
+        At least 0.
+    initial : Tensor or callable, optional
+        θ(0) of shape ([replicate,] trajectory, parameter), or a function (trajectories, generator) that draws it for a
+        block; by default the problem's initial law.
+    save : sequence of str
+        Observables to keep, of ``theta, loss, charge_value, log_orbit_volume, predictor_value``.
+    block_size : int
+    progress : bool, optional
+        Show a progress bar on stderr; by default where that is a terminal.
+
+    Returns
+    -------
+    xr.Dataset
+        Kind "ensemble", see `sdebias.dataset.SCHEMA`. A trajectory that turns non-finite or diverges keeps its rows and
+        is flagged in ``status``.
+
+    Raises
+    ------
+    InputError
+        If an argument is out of range, or the save grid does not fit.
+    SymmetryError
+        If the losses do not have the symmetry.
+    RunError
+        If memory runs out.
+    """
+    check_count("trajectories", trajectories)
+    check_count("steps", steps)
+    check_count("block_size", block_size)
+    check_count("seed", seed, minimum=0)
+    grid = save_grid(steps, save_every)
+    dynamics = dynamics.bind(problem)
+    if symmetry is not None:
+        symmetry = symmetry.bind(problem)
+        check_invariance(problem, symmetry)
+    observables = _observables(problem, symmetry, save)
+    start = _initial_law(problem, initial, trajectories)
+
+    lead = () if problem.replicates is None else (problem.replicates,)
+    instances = math.prod(lead)
+    status = np.zeros((*lead, trajectories), np.int8)
+    arrays: dict[str, np.ndarray] = {}
+    with _progress(progress, instances * trajectories * steps, type(dynamics).__name__) as bar, _memory_errors():
+        generators = block_generators(seed, math.ceil(trajectories / block_size), problem.device)
+        for first, rng in zip(range(0, trajectories, block_size), generators, strict=True):
+            kept = min(block_size, trajectories - first)
+            theta = start(first, block_size, rng)
+            for at in range(0, len(grid) - 1, SAVES_PER_SEGMENT):
+                segment = grid[at : at + SAVES_PER_SEGMENT + 1]
+                path = dynamics.integrate(theta, segment, rng)
+                theta = path[-1]
+                saved = path[..., :kept, :].movedim(0, -2)  # ([replicate,] trajectory, step, parameter)
+                block = status[..., first : first + kept]
+                np.maximum(block, _status(saved), out=block)
+                for name, function in observables.items():
+                    values = function(saved).cpu().numpy()
+                    trailing = values.shape[len(lead) + 2 :]
+                    if name not in arrays:
+                        arrays[name] = np.empty((*lead, trajectories, len(grid), *trailing), values.dtype)
+                    target = arrays[name].reshape(-1, trajectories, len(grid), *trailing)
+                    target[:, first : first + kept, at : at + len(segment)] = values.reshape(
+                        -1, *values.shape[len(lead) :]
+                    )
+                bar.update(instances * kept * (segment[-1] - segment[0]))
+            bar.set_postfix(flagged=int((status != STATUS["ok"]).sum()))
+
+    run: dict[str, Any] = {"trajectories": trajectories, "steps": steps, "save_every": grid[1], "seed": seed}
+    run |= {"block_size": block_size, "save": list(observables)}
+    run |= {"dtype": dtype_name(problem.dtype), "device": str(problem.device)}
+    if initial is not None:
+        run["initial"] = "given in the call"
+    return _dataset(problem, dynamics, symmetry, grid, {**arrays, "status": status}, run)
+
+
+def _dataset(
+    problem: Problem,
+    dynamics: Dynamics,
+    symmetry: Symmetry | None,
+    grid: list[int],
+    arrays: dict[str, np.ndarray],
+    run: dict[str, Any],
+) -> xr.Dataset:
+    """Label the arrays of a run, and write down how they were made."""
+    spec = dynamics.spec()
+    scalars = {name: np.asarray(spec.pop(name)) for name in dynamics.per_replicate}
+    coords: dict[str, Any] = {"trajectory": np.arange(run["trajectories"]), "step": np.asarray(grid)}
+    if problem.replicates is not None:
+        coords["replicate"] = np.arange(problem.replicates)
+    labels = {
+        "theta": ("parameter", problem.layout.labels),
+        "predictor_value": ("predictor", problem.predictor_labels),
+        "charge_value": ("charge", symmetry.charge_labels if symmetry else []),
+    }
+    coords |= {dim: names for name, (dim, names) in labels.items() if name in arrays}
+    config = {"problem": problem.spec(), "dynamics": dynamics.spec(), "run": run}
+    if symmetry is not None:
+        config["symmetry"] = symmetry.spec()
+    attributes: dict[str, str | int | float] = {
+        "dynamics": spec.pop("type"),
+        **{key: int(value) if isinstance(value, bool) else value for key, value in spec.items()},
+        **{key: run[key] for key in ("seed", "block_size", "dtype", "device")},
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "divergence_threshold": DIVERGENCE_THRESHOLD,
+        **config_attributes(config),
+    }
+    dataset = make_dataset("ensemble", {**arrays, **scalars}, coords, attributes)
+    for name, (dims, tensor) in problem.data.items():
+        dataset[name] = (dims, tensor.cpu().numpy(), {"long_name": f"problem data {name}", "units": "1"})
+    return dataset
+
+
+def save_grid(steps: int, save_every: int | None = None) -> list[int]:
+    """Return the steps that are saved, from 0 to `steps`.
+
+    Raises
+    ------
+    InputError
+        If `save_every` does not divide `steps`: saves between updates do not exist.
+    """
+    if save_every is None:
+        save_every = steps // 20 if steps % 20 == 0 else 1
+    check_count("save_every", save_every)
+    if steps % save_every:
+        divisors = [k for k in range(1, steps + 1) if steps % k == 0]
+        near = min(divisors, key=lambda k: abs(k - save_every))
+        raise InputError(message("save_every", f"a divisor of steps = {steps}", save_every, f"use {near}"))
+    return list(range(0, steps + 1, save_every))
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name of a dtype as numpy has it."""
+    return str(dtype).removeprefix("torch.")
+
+
+def ensemble_bytes(
+    problem: Problem, symmetry: Symmetry | None, *, trajectories: int, saves: int, save: Sequence[str] = OBSERVABLES
+) -> int:
+    """Return the size in bytes of the arrays that `simulate` would return."""
+    point = torch.zeros(problem.layout.size, dtype=problem.dtype, device=problem.device)
+    lead = [1] if problem.replicates is None else [problem.replicates, 1]
+    probe = point.expand(*lead, 1, point.numel())
+    observables = _observables(problem, symmetry.bind(problem) if symmetry else None, save)
+    per_save = sum(function(probe).numel() for function in observables.values())
+    return per_save * trajectories * saves * point.element_size()
+
+
+def _observables(
+    problem: Problem, symmetry: Symmetry | None, save: Sequence[str]
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Return the function of θ behind each observable that is wanted and that the call can give."""
+    functions: dict[str, Callable[[Tensor], Tensor]] = {
+        "theta": lambda theta: theta,
+        "loss": problem.loss,
+        "predictor_value": problem.predictor,
+    }
+    if symmetry is not None:
+        functions |= {"charge_value": symmetry.charge, "log_orbit_volume": symmetry.log_orbit_volume}
+    for name in save:
+        check_choice("save", name, OBSERVABLES)
+    return {name: functions[name] for name in save if name in functions}
+
+
+def _initial_law(problem: Problem, initial: Initial | None, trajectories: int) -> Callable[..., Tensor]:
+    """Return a function (first, count, rng) that gives θ(0) of a block."""
+    lead = () if problem.replicates is None else (problem.replicates,)
+    width = problem.layout.size
+    if initial is None:
+        return lambda first, count, rng: problem.draw_initial(count, rng)
+
+    def check(theta: Any, count: int) -> Tensor:
+        shape = (*lead, count, width)
+        if not isinstance(theta, Tensor) or theta.shape != shape:
+            got = tuple(theta.shape) if isinstance(theta, Tensor) else type(theta).__name__
+            remedy = "one row for each trajectory"
+            raise InputError(message("initial", f"a tensor of shape {shape}", got, remedy))
+        return check_finite("initial", theta, InputError).to(problem.device, problem.dtype)
+
+    if isinstance(initial, Tensor):
+        fixed = check(initial, trajectories)
+        # The rows that fill up the last block are simulated and dropped; any point will do for them.
+        return lambda first, count, rng: fixed[
+            ..., torch.arange(first, first + count, device=fixed.device).clamp(max=trajectories - 1), :
+        ]
+    return lambda first, count, rng: check(initial(count, rng), count)
+
+
+def _status(saved: Tensor) -> np.ndarray:
+    """Return the worst flag of each trajectory over saved states of shape (..., trajectory, step, parameter)."""
+    size = saved.abs().amax(dim=(-2, -1))  # NaN propagates
+    flags = torch.where(size > DIVERGENCE_THRESHOLD, STATUS["diverged"], STATUS["ok"])
+    return torch.where(torch.isfinite(size), flags, STATUS["non_finite"]).to(torch.int8).cpu().numpy()
+
+
+def _progress(progress: bool | None, total: int, name: str) -> tqdm:
+    disable = None if progress is None else not progress
+    return tqdm(total=total, unit=" updates", unit_scale=True, desc=name, disable=disable)
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Turn the ways in which memory runs out into one error with a remedy."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "alloc" not in str(error) and "memory" not in str(error):
+            raise
+        raise RunError(
+            "simulate: not enough memory; lower trajectories or block_size, save less often, or leave observables out "
+            "of save"
+        ) from error

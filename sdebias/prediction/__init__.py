@@ -1,0 +1,3 @@
+"""What geometry predicts, from stored states and a problem; the simulators are not used here."""
+
+from .orbit_drift import predict_orbit_drift as predict_orbit_drift
