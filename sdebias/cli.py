@@ -12,7 +12,7 @@ from typing import Annotated
 import torch
 import tyro
 import xarray as xr
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from . import config
 from .comparison import FALSE_ALARM_RATE, POWER_SCALE, compare, comparison_table
@@ -26,27 +26,31 @@ from .storage import check_outputs, open_dataset, save_dataset
 DESCRIPTION = "Simulate SGD and its SDE, and compare the drift along symmetry orbits with what geometry predicts."
 
 
+Number = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
+Flag = tyro.conf.FlagCreatePairsOff[bool]
+
+
 @dataclass
 class RunCommand:
     """Simulate every dynamics of a configuration, compare with the prediction, and write datasets and a figure."""
 
     config: Positional[Path]
     """TOML file; or an ensemble file (.nc), which is then made again from the configuration and data that it holds."""
-    trajectories: int | None = None
+    trajectories: Number = None
     """Trajectories of each replicate, instead of the file's."""
-    steps: int | None = None
+    steps: Number = None
     """Updates, instead of the file's."""
-    save_every: int | None = None
+    save_every: Number = None
     """Updates between saves, a divisor of the steps."""
-    seed: int | None = None
+    seed: Number = None
     """Seed, instead of the file's."""
-    device: str | None = None
+    device: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
     """cpu, cuda, cuda:N, or auto."""
-    out: Path | None = None
+    out: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
     """Folder of the results, instead of the file's."""
-    threads: int | None = None
+    threads: Number = None
     """CPU threads; results are bit-identical for the same number."""
-    overwrite: bool = False
+    overwrite: Flag = False
     """Replace results that exist."""
 
     def __call__(self) -> int:
@@ -121,9 +125,9 @@ class PlotCommand:
 
     files: Positional[tuple[Path, ...]]
     """Ensemble files (.nc)."""
-    out: Path | None = None
+    out: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
     """Figure file; by default orbit_drift.png beside the first file."""
-    overwrite: bool = False
+    overwrite: Flag = False
     """Replace a figure that exists."""
 
     def __call__(self) -> int:
@@ -190,19 +194,26 @@ def report(comparisons: Mapping[str, xr.Dataset]) -> str:
 
 def verdict(comparison: xr.Dataset) -> str:
     """Return the verdict of a comparison as a sentence."""
-    p_value, scaled = float(comparison["p_value"].min()), float(comparison["p_value_scaled"].min())
     last = comparison.isel(step=-1)
-    error = last["deviation_error"]
-    share = (
-        float((100 * error / abs(last["predicted"])).max()) if bool((last["predicted"] != 0).all()) else float("nan")
-    )
+    size = abs(last["predicted"]).where(last["predicted"] != 0)
+    error, integration = (float((100 * last[n] / size).max()) for n in ("deviation_error", "integration_error"))
     less = ", the solver's finite step accounted for" if "z_scheme" in comparison else ""
-    power = "would be rejected" if comparison.attrs["verdict_scaled"] == "rejected" else "would NOT be rejected"
+    power = (
+        "is rejected" if comparison.attrs["verdict_scaled"] == "rejected" else "is NOT rejected: too few trajectories"
+    )
     return (
         f"verdict: {comparison.attrs['verdict']}{less}: largest |z| = {float(comparison['statistic'].max()):.2f}, "
-        f"p = {p_value:.2g} (false-alarm rate {FALSE_ALARM_RATE:g}); errors are at most {share:.2g} % of the "
-        f"prediction; a prediction {100 * (POWER_SCALE - 1):.0f} % larger {power} (p = {scaled:.1g})"
+        f"p {_shown(comparison['p_value'])} (false-alarm rate {FALSE_ALARM_RATE:g})\n"
+        f"  error of the comparison: at most {error:.2g} % of the prediction, of which integrating it on the save grid "
+        f"at most {integration:.2g} %\n"
+        f"  power: a prediction {100 * (POWER_SCALE - 1):.0f} % larger {power} "
+        f"(p {_shown(comparison['p_value_scaled'])})"
     )
+
+
+def _shown(p_value: xr.DataArray) -> str:
+    smallest = float(p_value.min())
+    return f"= {smallest:.2g}" if smallest > 1e-300 else "< 1e-300"
 
 
 def describe(dataset: xr.Dataset, file: Path) -> str:

@@ -72,7 +72,7 @@ def compare(ensemble: xr.Dataset, prediction: xr.Dataset, *, confidence: float =
     predicted = prediction["predicted_drift"].where(used)
     floor = _hypot(prediction["integration_error"], _rounding(charges))
     empirical, spread = change.mean("trajectory"), _standard_error(change, counts)
-    half = spread * scipy.stats.t.ppf(0.5 + confidence / 2, counts - 1)
+    half = spread * xr.apply_ufunc(scipy.stats.t.ppf, 0.5 + confidence / 2, counts - 1)
     deviation = change - predicted
     mean, error = _mean_and_error(deviation, counts, floor)
     results = {
@@ -94,7 +94,7 @@ def compare(ensemble: xr.Dataset, prediction: xr.Dataset, *, confidence: float =
     statistic, p_value = _largest_z(residual, counts, floor)
     _, p_value_scaled = _largest_z(residual - (POWER_SCALE - 1) * predicted, counts, floor)
     results |= {"statistic": statistic, "p_value": p_value, "p_value_scaled": p_value_scaled}
-    results["trajectories_used"] = counts
+    results |= {"integration_error": prediction["integration_error"], "trajectories_used": counts}
 
     coords: dict[str, Any] = {name: ensemble[name].values for name in ("replicate", "step") if name in ensemble.coords}
     coords |= {"charge": prediction["charge"].values, "bound": ["lower", "upper"]}

@@ -39,7 +39,7 @@ class Variable:
     Dims are listed without the leading `replicate`, which every variable may carry.
     """
 
-    kind: str
+    kinds: tuple[str, ...]
     dims: tuple[str, ...]
     long_name: str
     units: str
@@ -54,31 +54,30 @@ class Variable:
 
 
 PATH = ("trajectory", "step")
+ENSEMBLE, PREDICTION, COMPARISON = (("ensemble",), ("prediction",), ("comparison",))
 SCHEMA: dict[str, Variable] = {
-    "theta": Variable("ensemble", (*PATH, "parameter"), "parameters", "1"),
-    "loss": Variable("ensemble", PATH, "loss over all data", "loss", "L = mean_i l_i(theta)"),
+    "theta": Variable(ENSEMBLE, (*PATH, "parameter"), "parameters", "1"),
+    "loss": Variable(ENSEMBLE, PATH, "loss over all data", "loss", "L = mean_i l_i(theta)"),
     "charge_value": Variable(
-        "ensemble", (*PATH, "charge"), "charge (moment map)", "parameter^2", "C_a = 1/2 theta^T A_a theta"
+        ENSEMBLE, (*PATH, "charge"), "charge (moment map)", "parameter^2", "C_a = 1/2 theta^T A_a theta"
     ),
-    "log_orbit_volume": Variable(
-        "ensemble", PATH, "log orbit volume density", "1", "1/2 log pdet G, G_ab = <X_a, X_b>"
-    ),
-    "predictor_value": Variable("ensemble", (*PATH, "predictor"), "predictor coordinates", "1", "q = F(theta)"),
-    "status": Variable("ensemble", ("trajectory",), "status of the trajectory", "1", required=True),
-    "learning_rate": Variable("ensemble", (), "learning rate eta", "1", required=True),
-    "temperature": Variable("ensemble", (), "temperature T of isotropic noise", "loss"),
+    "log_orbit_volume": Variable(ENSEMBLE, PATH, "log orbit volume density", "1", "1/2 log pdet G, G_ab = <X_a, X_b>"),
+    "predictor_value": Variable(ENSEMBLE, (*PATH, "predictor"), "predictor coordinates", "1", "q = F(theta)"),
+    "status": Variable(ENSEMBLE, ("trajectory",), "status of the trajectory", "1", required=True),
+    "learning_rate": Variable(ENSEMBLE, (), "learning rate eta", "1", required=True),
+    "temperature": Variable(ENSEMBLE, (), "temperature T of isotropic noise", "loss"),
     "predicted_drift": Variable(
-        "prediction", (*PATH, "charge"), "predicted change of the charge since step 0", "parameter^2", required=True
+        PREDICTION, (*PATH, "charge"), "predicted change of the charge since step 0", "parameter^2", required=True
     ),
     "finite_step_drift": Variable(
-        "prediction",
+        PREDICTION,
         (*PATH, "charge"),
         "change of the charge that the solver's finite step adds",
         "parameter^2",
         "sum of dt/2 b^T A_a b per update, b the drift of theta",
     ),
     "integration_error": Variable(
-        "prediction",
+        (*PREDICTION, *COMPARISON),
         ("step", "charge"),
         "error of integrating the prediction on the save grid",
         "parameter^2",
@@ -86,56 +85,56 @@ SCHEMA: dict[str, Variable] = {
         required=True,
     ),
     "empirical": Variable(
-        "comparison",
+        COMPARISON,
         ("step", "charge"),
         "measured mean change of the charge since step 0",
         "parameter^2",
         required=True,
     ),
-    "empirical_error": Variable("comparison", ("step", "charge"), "standard error of `empirical`", "parameter^2"),
-    "interval": Variable("comparison", ("step", "charge", "bound"), "t interval of `empirical`", "parameter^2"),
+    "empirical_error": Variable(COMPARISON, ("step", "charge"), "standard error of `empirical`", "parameter^2"),
+    "interval": Variable(COMPARISON, ("step", "charge", "bound"), "t interval of `empirical`", "parameter^2"),
     "predicted": Variable(
-        "comparison",
+        COMPARISON,
         ("step", "charge"),
         "predicted mean change of the charge since step 0",
         "parameter^2",
         required=True,
     ),
     "finite_step": Variable(
-        "comparison", ("step", "charge"), "mean change that the solver's finite step adds", "parameter^2"
+        COMPARISON, ("step", "charge"), "mean change that the solver's finite step adds", "parameter^2"
     ),
     "deviation": Variable(
-        "comparison", ("step", "charge"), "mean over trajectories of measured - predicted", "parameter^2", required=True
+        COMPARISON, ("step", "charge"), "mean over trajectories of measured - predicted", "parameter^2", required=True
     ),
     "deviation_error": Variable(
-        "comparison",
+        COMPARISON,
         ("step", "charge"),
         "error of `deviation`",
         "parameter^2",
         "sqrt(standard error^2 + integration_error^2)",
     ),
     "z": Variable(
-        "comparison", ("step", "charge"), "deviation in units of its error", "1", "deviation / deviation_error"
+        COMPARISON, ("step", "charge"), "deviation in units of its error", "1", "deviation / deviation_error"
     ),
     "z_scheme": Variable(
-        "comparison",
+        COMPARISON,
         ("step", "charge"),
         "z after the finite step is accounted for",
         "1",
         "(deviation - finite_step) / its error",
     ),
     "statistic": Variable(
-        "comparison",
+        COMPARISON,
         (),
         "verdict statistic",
         "1",
         "max_a |z_a| at the last step, the finite step accounted for",
     ),
-    "p_value": Variable("comparison", (), "Bonferroni p-value of the verdict statistic", "1", required=True),
+    "p_value": Variable(COMPARISON, (), "Bonferroni p-value of the verdict statistic", "1", required=True),
     "p_value_scaled": Variable(
-        "comparison", (), "p-value of the same test for a prediction 10 % larger: its power", "1", required=True
+        COMPARISON, (), "p-value of the same test for a prediction 10 % larger: its power", "1", required=True
     ),
-    "trajectories_used": Variable("comparison", (), "trajectories with status ok", "1", required=True),
+    "trajectories_used": Variable(COMPARISON, (), "trajectories with status ok", "1", required=True),
 }
 
 COORDINATES = {
@@ -154,7 +153,8 @@ def schema_table() -> str:
     """Return the schema as a markdown table, for the documentation."""
     head = "| variable | in | dims | meaning | units | equation |\n|---|---|---|---|---|---|"
     rows = [
-        f"| `{name}` | {v.kind} | {', '.join(v.dims) or 'scalar'} | {v.long_name} | {v.units} | {v.equation} |"
+        f"| `{name}` | {', '.join(v.kinds)} | {', '.join(v.dims) or 'scalar'} "
+        f"| {v.long_name} | {v.units} | {v.equation} |"
         for name, v in SCHEMA.items()
     ]
     return "\n".join([head, *rows])
@@ -220,7 +220,7 @@ def validate(dataset: xr.Dataset, kind: str | None = None) -> xr.Dataset:
         want = f"a dataset of kind {' or '.join(wanted)}"
         remedy = "make one with sdebias.simulate, predict_orbit_drift or compare"
         raise DataError(message("dataset", want, f"kind {found!r}", remedy))
-    rows = {name: row for name, row in SCHEMA.items() if row.kind == found}
+    rows = {name: row for name, row in SCHEMA.items() if found in row.kinds}
     for name, row in rows.items():
         if name not in dataset:
             if row.required:

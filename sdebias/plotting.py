@@ -108,7 +108,9 @@ def _identity(axes: Axes, comparisons: Sequence[xr.Dataset], scale: float) -> No
     axes.set_xlabel(f"predicted change of charge{_unit(scale)}")
     axes.set_ylabel(f"measured change of charge{_unit(scale)}")
     axes.set_title("Measured against predicted orbit drift")
-    axes.legend(loc="upper left")
+    axes.legend(
+        loc="upper left", title=f"bars: {100 * comparisons[0].attrs['confidence']:g} % intervals", alignment="left"
+    )
 
 
 def _over_steps(axes: Axes, comparisons: Sequence[xr.Dataset], scale: float, curves: int) -> None:
@@ -153,9 +155,10 @@ def _over_steps(axes: Axes, comparisons: Sequence[xr.Dataset], scale: float, cur
             marker=MARKERS[number],
             markerfacecolor="none",
             markersize=4,
-            label=f"{_name(one)}: line predicted, points measured",
+            label=_name(one),
         )
     axes.set_xlabel("updates")
     axes.set_ylabel(f"change of charge{_unit(scale)}")
-    axes.set_title("Orbit drift over updates")
-    axes.legend(loc="best")
+    shown_of = f"{len(ranks)} of {len(order)} charges" if len(ranks) < len(order) else f"{len(order)} charges"
+    axes.set_title(f"Orbit drift over updates, {shown_of}")
+    axes.legend(loc="lower left", title="lines predicted,\npoints measured", alignment="left")

@@ -111,18 +111,16 @@ def simulate(
                 segment = grid[at : at + SAVES_PER_SEGMENT + 1]
                 path = dynamics.integrate(theta, segment, rng)
                 theta = path[-1]
-                saved = path[..., :kept, :].movedim(0, -2)  # ([replicate,] trajectory, step, parameter)
+                saved = path[..., :kept, :]
                 block = status[..., first : first + kept]
                 np.maximum(block, _status(saved), out=block)
                 for name, function in observables.items():
-                    values = function(saved).cpu().numpy()
+                    values = np.moveaxis(function(saved).cpu().numpy(), 0, len(lead) + 1)
                     trailing = values.shape[len(lead) + 2 :]
                     if name not in arrays:
                         arrays[name] = np.empty((*lead, trajectories, len(grid), *trailing), values.dtype)
                     target = arrays[name].reshape(-1, trajectories, len(grid), *trailing)
-                    target[:, first : first + kept, at : at + len(segment)] = values.reshape(
-                        -1, *values.shape[len(lead) :]
-                    )
+                    target[:, first : first + kept, at : at + len(segment)] = values
                 bar.update(instances * kept * (segment[-1] - segment[0]))
             bar.set_postfix(flagged=int((status != STATUS["ok"]).sum()))
 
@@ -200,8 +198,8 @@ def ensemble_bytes(
 ) -> int:
     """Return the size in bytes of the arrays that `simulate` would return."""
     point = torch.zeros(problem.layout.size, dtype=problem.dtype, device=problem.device)
-    lead = [1] if problem.replicates is None else [problem.replicates, 1]
-    probe = point.expand(*lead, 1, point.numel())
+    lead = (1,) if problem.replicates is None else (problem.replicates, 1)
+    probe = point.expand(*lead, point.numel())
     observables = _observables(problem, symmetry.bind(problem) if symmetry else None, save)
     per_save = sum(function(probe).numel() for function in observables.values())
     return per_save * trajectories * saves * point.element_size()
@@ -244,12 +242,15 @@ def _initial_law(problem: Problem, initial: Initial | None, trajectories: int) -
         return lambda first, count, rng: fixed[
             ..., torch.arange(first, first + count, device=fixed.device).clamp(max=trajectories - 1), :
         ]
+    if not callable(initial):
+        want = "a tensor or a function (trajectories, generator)"
+        raise InputError(message("initial", want, type(initial).__name__, "convert it with torch.as_tensor"))
     return lambda first, count, rng: check(initial(count, rng), count)
 
 
 def _status(saved: Tensor) -> np.ndarray:
-    """Return the worst flag of each trajectory over saved states of shape (..., trajectory, step, parameter)."""
-    size = saved.abs().amax(dim=(-2, -1))  # NaN propagates
+    """Return the worst flag of each trajectory over saved states of shape (step, ..., trajectory, parameter)."""
+    size = saved.abs().amax(dim=(0, -1))  # NaN propagates
     flags = torch.where(size > DIVERGENCE_THRESHOLD, STATUS["diverged"], STATUS["ok"])
     return torch.where(torch.isfinite(size), flags, STATUS["non_finite"]).to(torch.int8).cpu().numpy()
 

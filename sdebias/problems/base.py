@@ -75,6 +75,10 @@ class Problem(ABC):
         for name in (*self.initial, *self.initial_std):
             self.layout.shape(name)
         self._initial_law = tuple(self._broadcast_law(law) for law in (self.initial, self.initial_std))
+        self._precompute()
+
+    def _precompute(self) -> None:  # noqa: B027  (most models have nothing to prepare)
+        """Prepare what depends on the data alone; called again when the data move."""
 
     def _dim_size(self, dim: str) -> int:
         sizes = {name: t.shape[dims.index(dim)] for name, (dims, t) in self.data.items() if dim in dims}

@@ -1,0 +1,41 @@
+# One set-up for everything: a virtual environment under exact versions, made again when they change.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready
+
+.PHONY: run test test-all lint format bench docs-figures clean
+
+run: $(READY) ## the main job: orbit drift of SGD and its SDE on the diabetes data
+	$(BIN)/sdebias run experiments/diabetes.toml --overwrite
+
+test: $(READY) ## the tests, without the slow ones
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: $(READY) ## all tests
+	$(BIN)/python -m pytest -q
+
+lint: $(READY) ## formatting, lint, types, import layers, citation
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/cffconvert --validate -i CITATION.cff
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY) ## benchmarks, into benchmarks/RESULTS.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.replicates
+
+docs-figures: $(READY) ## the figures of the documentation
+	$(BIN)/python -m experiments.ito_convergence
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) results

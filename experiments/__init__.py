@@ -1,0 +1,1 @@
+"""Experiments: one configuration or module each."""
