@@ -26,10 +26,12 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY) ## benchmarks, into benchmarks/RESULTS.md
+bench: $(READY) ## the numbers of benchmarks/RESULTS.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.replicates
+	$(BIN)/python -m benchmarks.replicates
 
-docs-figures: $(READY) ## the figures of the documentation
+docs-figures: run ## the figures of the documentation
+	$(BIN)/sdebias plot results/diabetes/sgd.nc results/diabetes/sde.nc --out docs/figures/diabetes.png --overwrite
 	$(BIN)/python -m experiments.ito_convergence
 
 $(READY): pyproject.toml constraints.txt

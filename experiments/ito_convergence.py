@@ -96,7 +96,8 @@ def main() -> None:
     symmetry = sb.symmetry.Rescaling("p", "q")
     found = deviations(problem, symmetry, learning_rate=5e-3, trajectories=2048, steps=100, save_every=4, seed=0)
     order, error = fit_order(found)
-    for number, row in found.groupby("substeps"):
+    for number in SUBSTEPS:
+        row = found.sel(substeps=number)
         print(f"substeps {number:>2}: deviation {100 * float(row.deviation):.3f} % ± {196 * float(row.error):.3f} %")
     print(f"order {order:.3f} ± {1.96 * error:.3f} (95 %)")
     file = ROOT / "docs" / "figures" / "ito_convergence.png"

@@ -27,6 +27,7 @@ DESCRIPTION = "Simulate SGD and its SDE, and compare the drift along symmetry or
 
 
 Number = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
+Files = Positional[Annotated[tuple[Path, ...], arg(metavar="FILE [FILE ...]", help_behavior_hint="")]]
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 
 
@@ -96,10 +97,16 @@ def _compare(ensemble: xr.Dataset, run: config.Run) -> xr.Dataset:
     return compare(ensemble, predict_orbit_drift(ensemble, run.problem, run.symmetry))
 
 
+def _some(files: Sequence[Path]) -> Sequence[Path]:
+    if not files:
+        raise InputError("FILE: expected one or more ensemble files, got none; name them")
+    return files
+
+
 def _compare_files(files: Sequence[Path]) -> dict[str, xr.Dataset]:
     """Predict and compare anew from ensemble files, which hold the problem's data and declaration."""
     comparisons = {}
-    for file in files:
+    for file in _some(files):
         run = config.load(file)
         with open_dataset(file) as ensemble:
             comparisons[file.stem] = _compare(ensemble.load(), run)
@@ -110,7 +117,7 @@ def _compare_files(files: Sequence[Path]) -> dict[str, xr.Dataset]:
 class CompareCommand:
     """Predict the orbit drift of stored ensembles, and compare."""
 
-    files: Positional[tuple[Path, ...]]
+    files: Files
     """Ensemble files (.nc)."""
 
     def __call__(self) -> int:
@@ -123,7 +130,7 @@ class CompareCommand:
 class PlotCommand:
     """Draw predicted against measured orbit drift of stored ensembles."""
 
-    files: Positional[tuple[Path, ...]]
+    files: Files
     """Ensemble files (.nc)."""
     out: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
     """Figure file; by default orbit_drift.png beside the first file."""
@@ -132,9 +139,7 @@ class PlotCommand:
 
     def __call__(self) -> int:
         """Write the figure, and return the exit code."""
-        if not self.files:
-            raise InputError("files: expected one or more ensemble files, got none; name them")
-        out = self.out or self.files[0].parent / "orbit_drift.png"
+        out = self.out or _some(self.files)[0].parent / "orbit_drift.png"
         check_outputs([out], size=0, overwrite=self.overwrite)
         figure = plot_orbit_drift(list(_compare_files(self.files).values()))
         out.parent.mkdir(parents=True, exist_ok=True)

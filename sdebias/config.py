@@ -218,7 +218,7 @@ def _problem(path: Path, section: dict[str, Any], data: xr.Dataset | None, setti
                 raise DataError(
                     message(str(path), f"data with a variable {name!r}", "none", nearest(name, map(str, data)))
                 )
-            arguments[name] = torch.as_tensor(data[name].values)
+            arguments[name] = data[name].values
     inputs = data.get("X")
     if "features" in parameters and "features" not in arguments and inputs is not None:
         labels = inputs.coords.get(inputs.dims[-1])

@@ -162,7 +162,7 @@ def schema_table() -> str:
 
 def make_dataset(
     kind: str,
-    variables: Mapping[str, np.ndarray | float],
+    variables: Mapping[str, Any],
     coords: Mapping[str, Any],
     attributes: Mapping[str, str | int | float],
 ) -> xr.Dataset:

@@ -115,10 +115,10 @@ def _identity(axes: Axes, comparisons: Sequence[xr.Dataset], scale: float) -> No
 
 def _over_steps(axes: Axes, comparisons: Sequence[xr.Dataset], scale: float, curves: int) -> None:
     """Draw the drift over steps: predicted as lines, measured as points with intervals."""
-    first = comparisons[0]
-    if "replicate" in first.dims:
+    replicated = "replicate" in comparisons[0].dims
+    if replicated:
         comparisons = [one.isel(replicate=0) for one in comparisons]
-        first = comparisons[0]
+    first = comparisons[0]
     order = np.argsort(first["predicted"].isel(step=-1).values)
     ranks = np.unique(np.linspace(0, len(order) - 1, min(curves, len(order))).round().astype(int))
     steps = first["step"].values
@@ -159,6 +159,7 @@ def _over_steps(axes: Axes, comparisons: Sequence[xr.Dataset], scale: float, cur
         )
     axes.set_xlabel("updates")
     axes.set_ylabel(f"change of charge{_unit(scale)}")
+    which = ", replicate 0" if replicated else ""
     shown_of = f"{len(ranks)} of {len(order)} charges" if len(ranks) < len(order) else f"{len(order)} charges"
-    axes.set_title(f"Orbit drift over updates, {shown_of}")
+    axes.set_title(f"Orbit drift over updates, {shown_of}{which}")
     axes.legend(loc="lower left", title="lines predicted,\npoints measured", alignment="left")

@@ -58,9 +58,8 @@ def save_dataset(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
         os.chmod(name, 0o644)
         os.replace(name, path)
     except (OSError, RuntimeError) as error:
-        raise OutputError(
-            message(str(path), "room for the file", error, "free space or choose another --out")
-        ) from None
+        remedy = "free space or choose another folder"
+        raise RunError(message(str(path), "room for the file", error, remedy)) from None
     finally:
         Path(name).unlink(missing_ok=True)
     return path

@@ -231,21 +231,18 @@ def _initial_law(problem: Problem, initial: Initial | None, trajectories: int) -
     def check(theta: Any, count: int) -> Tensor:
         shape = (*lead, count, width)
         if not isinstance(theta, Tensor) or theta.shape != shape:
-            got = tuple(theta.shape) if isinstance(theta, Tensor) else type(theta).__name__
-            remedy = "one row for each trajectory"
+            got = f"shape {tuple(theta.shape)}" if isinstance(theta, Tensor) else type(theta).__name__
+            remedy = "give one row for each trajectory, or a function (trajectories, generator)"
             raise InputError(message("initial", f"a tensor of shape {shape}", got, remedy))
         return check_finite("initial", theta, InputError).to(problem.device, problem.dtype)
 
-    if isinstance(initial, Tensor):
-        fixed = check(initial, trajectories)
-        # The rows that fill up the last block are simulated and dropped; any point will do for them.
-        return lambda first, count, rng: fixed[
-            ..., torch.arange(first, first + count, device=fixed.device).clamp(max=trajectories - 1), :
-        ]
-    if not callable(initial):
-        want = "a tensor or a function (trajectories, generator)"
-        raise InputError(message("initial", want, type(initial).__name__, "convert it with torch.as_tensor"))
-    return lambda first, count, rng: check(initial(count, rng), count)
+    if callable(initial):
+        return lambda first, count, rng: check(initial(count, rng), count)
+    fixed = check(initial, trajectories)
+    # The rows that fill up the last block are simulated and dropped; any point will do for them.
+    return lambda first, count, rng: fixed[
+        ..., torch.arange(first, first + count, device=fixed.device).clamp(max=trajectories - 1), :
+    ]
 
 
 def _status(saved: Tensor) -> np.ndarray:

@@ -208,8 +208,9 @@ class Problem(ABC):
     def _uniform_weights(self) -> Tensor:
         return torch.full((self.n_samples,), 1 / self.n_samples, dtype=self.dtype, device=self.device)
 
+    @torch.no_grad()
     def batch_gradient(self, theta: Tensor, indices: Tensor) -> Tensor:
-        """Return the minibatch gradient (1/B) Σ_b ∇ℓ_{i_b}(θ).
+        """Return the minibatch gradient (1/B) Σ_b ∇ℓ_{i_b}(θ), as a number: no graph is recorded through it.
 
         Parameters
         ----------

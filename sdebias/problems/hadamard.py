@@ -128,6 +128,7 @@ class HadamardRegression(Problem):
         """Return ∇ Σ_i c_i ℓ_i in closed form: two matrix products."""
         return self._pull_back(theta, (weights * self._residual(theta)) @ self._inputs)
 
+    @torch.no_grad()
     def batch_gradient(self, theta: Tensor, indices: Tensor) -> Tensor:
         """Return (1/B) Σ_b ∇ℓ_{i_b}, by gathering rows when the batch is a small part of the data."""
         if indices.shape[-1] > GATHER_SHARE * self.n_samples:
@@ -136,10 +137,15 @@ class HadamardRegression(Problem):
         flat = (indices if self.replicates is None else indices + self._first_row).flatten()
         rows = inputs.index_select(0, flat).unflatten(0, indices.shape)
         p, q = self._pair(theta)
-        residual = (rows * (p * q).unsqueeze(-2)).sum(-1) - targets.index_select(0, flat).unflatten(0, indices.shape)
+        predicted = torch.linalg.vecdot(rows, (p * q).unsqueeze(-2))
+        residual = predicted - targets.index_select(0, flat).unflatten(0, indices.shape)
         slopes = rows * residual.unsqueeze(-1)
         slope = slopes.mean(-2) if indices.shape[-1] > 1 else slopes.squeeze(-2)
-        return torch.cat([slope * q, slope * p], dim=-1)
+        # Written in place: joining the halves afterwards would be a sixth of the cost of a step.
+        gradient = theta.new_empty(*slope.shape[:-1], theta.shape[-1])
+        torch.mul(slope, q, out=gradient[..., self.layout.slices["p"]])
+        torch.mul(slope, p, out=gradient[..., self.layout.slices["q"]])
+        return gradient
 
     def per_sample_gradient(self, theta: Tensor) -> Tensor:
         """Return ∇ℓ_i = r_i (x_i∘q, x_i∘p), shape (..., sample, parameter)."""

@@ -1,0 +1,1 @@
+"""Benchmarks: each prints a table; `RESULTS.md` holds the last."""
