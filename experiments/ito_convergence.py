@@ -15,6 +15,7 @@ import scipy.optimize
 import torch
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 import sdebias as sb
 from sdebias.plotting import COLOURS, STYLE
@@ -79,8 +80,12 @@ def draw(found: xr.Dataset, order: float, error: float) -> Figure:
         bars = 1.96 * 100 * found["error"].values
         axes.errorbar(steps, size, yerr=bars, fmt="o", color=COLOURS[0], capsize=3, label="SDE (Euler), 95 % intervals")
         axes.plot(steps, size[0] * steps, color="0.5", linewidth=1, label="order 1 from dt = 1")
-        axes.set_xscale("log", base=2)
+        axes.set_xscale("log")
         axes.set_yscale("log")
+        axes.set_xticks(steps, [f"1/{number}" if number > 1 else "1" for number in found["substeps"].values])
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.minorticks_off()
+        axes.set_yticks([tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10) if size.min() / 2 < tick < 2 * size.max()])
         axes.set_xlabel("solver step dt [updates]")
         axes.set_ylabel("deviation from the Itô row [%]")
         axes.set_title(f"Orbit drift of the SDE: order {order:.2f} ± {1.96 * error:.2f}")
