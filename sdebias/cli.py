@@ -264,6 +264,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command = tyro.cli(Command, prog="sdebias", description=DESCRIPTION, args=arguments)
         return command()
+    except KeyboardInterrupt:
+        print("sdebias: interrupted; ensembles that were finished before are in the output folder", file=sys.stderr)
+        return 1
     except InputError as error:
         print(f"sdebias: {error}", file=sys.stderr)
         return 2

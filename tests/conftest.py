@@ -11,6 +11,7 @@ import torch
 import sdebias as sb
 
 ROOT = Path(__file__).parents[1]
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 def regression(features: int = 3, samples: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

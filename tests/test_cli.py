@@ -127,3 +127,15 @@ def test_a_run_that_diverges_fails_and_keeps_its_file(job: Path, capsys: pytest.
     assert "300 of 300 trajectories are not finite or diverged; the file keeps them; lower the learning rate" in error
     with xr.open_dataset("out/sgd.nc") as kept:
         assert (kept["status"] != 0).all()
+
+
+def test_an_interruption_is_a_failed_run_without_a_traceback(
+    job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sdebias.cli.simulate", interrupt)
+    assert main(["run", "run.toml", "--out", "out"]) == 1
+    assert capsys.readouterr().err.startswith("sdebias: interrupted")
+    assert not Path("out").exists()
