@@ -13,11 +13,12 @@ import xarray as xr
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..dataset import DIVERGENCE_THRESHOLD, STATUS, config_attributes, make_dataset
+from ..dataset import DIVERGENCE_THRESHOLD, config_attributes, make_dataset
 from ..dynamics.base import Dynamics
 from ..errors import InputError, RunError, check_choice, check_count, check_finite, message
 from ..problems.base import Problem
 from ..symmetry import Symmetry, check_invariance
+from .record import Record
 from .streams import block_generators
 
 # A block is always simulated whole, so that its numbers do not depend on how many of its trajectories are wanted.
@@ -99,9 +100,8 @@ def simulate(
     start = _initial_law(problem, initial, trajectories)
 
     lead = () if problem.replicates is None else (problem.replicates,)
+    record = Record(observables, lead, trajectories, len(grid))
     instances = math.prod(lead)
-    status = np.zeros((*lead, trajectories), np.int8)
-    arrays: dict[str, np.ndarray] = {}
     with _progress(progress, instances * trajectories * steps, type(dynamics).__name__) as bar, _memory_errors():
         generators = block_generators(seed, math.ceil(trajectories / block_size), problem.device)
         for first, rng in zip(range(0, trajectories, block_size), generators, strict=True):
@@ -111,25 +111,16 @@ def simulate(
                 segment = grid[at : at + SAVES_PER_SEGMENT + 1]
                 path = dynamics.integrate(theta, segment, rng)
                 theta = path[-1]
-                saved = path[..., :kept, :]
-                block = status[..., first : first + kept]
-                np.maximum(block, _status(saved), out=block)
-                for name, function in observables.items():
-                    values = np.moveaxis(function(saved).cpu().numpy(), 0, len(lead) + 1)
-                    trailing = values.shape[len(lead) + 2 :]
-                    if name not in arrays:
-                        arrays[name] = np.empty((*lead, trajectories, len(grid), *trailing), values.dtype)
-                    target = arrays[name].reshape(-1, trajectories, len(grid), *trailing)
-                    target[:, first : first + kept, at : at + len(segment)] = values
+                record.write(path[..., :kept, :], first, at)
                 bar.update(instances * kept * (segment[-1] - segment[0]))
-            bar.set_postfix(flagged=int((status != STATUS["ok"]).sum()))
+            bar.set_postfix(flagged=record.flagged)
 
     run: dict[str, Any] = {"trajectories": trajectories, "steps": steps, "save_every": grid[1], "seed": seed}
     run |= {"block_size": block_size, "save": list(observables)}
     run |= {"dtype": dtype_name(problem.dtype), "device": str(problem.device)}
     if initial is not None:
         run["initial"] = "given in the call"
-    return _dataset(problem, dynamics, symmetry, grid, {**arrays, "status": status}, run)
+    return _dataset(problem, dynamics, symmetry, grid, {**record.arrays, "status": record.status}, run)
 
 
 def _dataset(
@@ -243,13 +234,6 @@ def _initial_law(problem: Problem, initial: Initial | None, trajectories: int) -
     return lambda first, count, rng: fixed[
         ..., torch.arange(first, first + count, device=fixed.device).clamp(max=trajectories - 1), :
     ]
-
-
-def _status(saved: Tensor) -> np.ndarray:
-    """Return the worst flag of each trajectory over saved states of shape (step, ..., trajectory, parameter)."""
-    size = saved.abs().amax(dim=(0, -1))  # NaN propagates
-    flags = torch.where(size > DIVERGENCE_THRESHOLD, STATUS["diverged"], STATUS["ok"])
-    return torch.where(torch.isfinite(size), flags, STATUS["non_finite"]).to(torch.int8).cpu().numpy()
 
 
 def _progress(progress: bool | None, total: int, name: str) -> tqdm:
