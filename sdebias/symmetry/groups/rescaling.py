@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from abc import abstractmethod
 from typing import Self
 
@@ -20,6 +21,12 @@ from ..linalg import (
     symmetric_eigenvalues,
 )
 from .named import NamedGroup
+
+
+def _combine(powers: Sequence[int], rows: Sequence[Tensor]) -> Tensor:
+    """Return Σ_i powers_i w_i for powers −1, 0 and 1."""
+    terms = [row if power > 0 else -row for power, row in zip(powers, rows, strict=True) if power]
+    return sum(terms[1:], start=terms[0])
 
 
 class ScaleGroup(NamedGroup):
@@ -52,20 +59,26 @@ class ScaleGroup(NamedGroup):
     def _matrix(self, like: Tensor) -> Tensor:
         return torch.tensor(self.exponents, dtype=like.dtype, device=like.device)
 
-    def _by_factor(self, coefficients: Tensor) -> Tensor:
-        """View (..., dim) as (..., factor, unit)."""
-        return coefficients.unflatten(-1, (len(self.exponents), self.units))
+    def _over_slots(self, rows: Sequence[Tensor]) -> Tensor:
+        """Return Σ_i M_ki w_i for one (..., unit) tensor w_i a slot, shape (..., dim)."""
+        return torch.cat([_combine(powers, rows) for powers in self.exponents], dim=-1)
 
-    def _scaled(self, factors: Tensor, theta: Tensor, background: Tensor | None = None) -> Tensor:
-        """Return θ with the rows of slot i multiplied by ``factors[..., i, j]``; elsewhere the background, or zero."""
+    def _over_factors(self, coefficients: Tensor) -> list[Tensor]:
+        """Return Σ_k M_ki ξ_k, one (..., unit) tensor a slot."""
+        factors = coefficients.split(self.units, dim=-1)
+        return [_combine(powers, factors) for powers in zip(*self.exponents, strict=True)]
+
+    def _scaled(self, factors: Sequence[Tensor], theta: Tensor, background: Tensor | None = None) -> Tensor:
+        """Return θ with row j of slot i multiplied by ``factors[i][..., j]``; elsewhere the background, or zero."""
         pieces = {}
-        for slot, factor in zip(self.slots, factors.unbind(-2), strict=True):
+        for slot, factor in zip(self.slots, factors, strict=True):
             pieces.update(slot.write(slot.read(theta) * factor.unsqueeze(-1)))
         return self._assemble(pieces, background)
 
-    def _row_products(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return the inner product of each row of each slot, shape (..., slot, unit)."""
-        return torch.stack([(slot.read(first) * slot.read(second)).sum(-1) for slot in self.slots], dim=-2)
+    def _row_products(self, first: Tensor, second: Tensor) -> list[Tensor]:
+        """Return the inner products of the rows, one (..., unit) tensor a slot."""
+        products = [slot.read(first) * slot.read(second) for slot in self.slots]
+        return [p.squeeze(-1) if p.shape[-1] == 1 else p.sum(-1) for p in products]
 
     def exp(self, coefficients: Tensor) -> Tensor:
         """Return the factors c = e^ξ, shape (..., dim)."""
@@ -93,17 +106,20 @@ class ScaleGroup(NamedGroup):
         if not bool((torch.isfinite(element) & (element > 0)).all()):
             remedy = "use symmetry.exp(coefficients) to build elements"
             raise SymmetryError(message("group element", "positive finite factors", "others", remedy))
-        powers = self._by_factor(element).unsqueeze(-2) ** self._matrix(theta).unsqueeze(-1)
-        return self._scaled(powers.prod(-3), theta, theta)
+        factors = element.split(self.units, dim=-1)
+        scales = []
+        for powers in zip(*self.exponents, strict=True):
+            used = [c if power > 0 else 1 / c for c, power in zip(factors, powers, strict=True) if power]
+            scales.append(math.prod(used[1:], start=used[0]))
+        return self._scaled(scales, theta, theta)
 
     def infinitesimal_action(self, coefficients: Tensor, base_point: Tensor) -> Tensor:
         """Return X ξ: row j of slot i times Σ_k M_ki ξ_kj, shape (..., parameter)."""
-        rates = self._matrix(base_point).mT @ self._by_factor(coefficients)
-        return self._scaled(rates, self.layout.check(base_point))
+        return self._scaled(self._over_factors(coefficients), self.layout.check(base_point))
 
     def infinitesimal_action_adjoint(self, tangent_vec: Tensor, base_point: Tensor) -> Tensor:
         """Return Xᵀ v, shape (..., dim), in one pass."""
-        return (self._matrix(base_point) @ self._row_products(tangent_vec, base_point)).flatten(-2)
+        return self._over_slots(self._row_products(tangent_vec, base_point))
 
     @property
     def charge_labels(self) -> list[str]:
@@ -122,12 +138,15 @@ class ScaleGroup(NamedGroup):
     def charge(self, theta: Tensor) -> Tensor:
         """Return C_kj = ½ Σ_i M_ki ‖row_ij‖², shape (..., dim)."""
         self.layout.check(theta)
-        return 0.5 * (self._matrix(theta) @ self._row_products(theta, theta)).flatten(-2)
+        return 0.5 * self._over_slots(self._row_products(theta, theta))
 
     def _gram_blocks(self, theta: Tensor) -> Tensor:
         """Return the Gram block of each unit, shape (..., unit, factor, factor)."""
-        matrix, squares = self._matrix(theta), self._row_products(theta, theta)
-        return (matrix * squares.mT.unsqueeze(-2)) @ matrix.mT
+        squares = self._row_products(theta, theta)
+        if len(self.exponents) == 1:
+            return _combine([power**2 for power in self.exponents[0]], squares)[..., None, None]
+        matrix = self._matrix(theta)
+        return (matrix * torch.stack(squares, dim=-1).unsqueeze(-2)) @ matrix.mT
 
     def _split(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return Gram blocks, which eigenvalues are not zero, eigenvalues and eigenvectors, by unit."""
@@ -148,7 +167,7 @@ class ScaleGroup(NamedGroup):
 
     def solve_gram(self, coefficients: Tensor, base_point: Tensor) -> Tensor:
         """Return G⁺ c block by block, shape (..., dim)."""
-        columns = self._by_factor(coefficients).mT.unsqueeze(-1)
+        columns = coefficients.unflatten(-1, (len(self.exponents), self.units)).mT.unsqueeze(-1)
         blocks, *spectrum = self._split(base_point)
         return solve_psd(blocks, columns, *spectrum).squeeze(-1).mT.flatten(-2)
 
@@ -165,11 +184,11 @@ class ScaleGroup(NamedGroup):
         blocks, *spectrum = self._split(theta)
         matrix = self._matrix(theta)
         inverse = solve_psd(blocks, torch.eye(blocks.shape[-1], dtype=theta.dtype, device=theta.device), *spectrum)
-        return self._scaled((matrix * (inverse @ matrix)).sum(-2).mT, theta)
+        return self._scaled((matrix * (inverse @ matrix)).sum(-2).unbind(-1), theta)
 
     def _norms(self, theta: Tensor) -> Tensor:
         """Return the norm of each row, shape (..., slot, unit), with derivative 0 where it is 0."""
-        squares = self._row_products(theta, theta)
+        squares = torch.stack(self._row_products(theta, theta), dim=-2)
         zero = squares == 0
         return torch.where(zero, 0.0, torch.where(zero, 1.0, squares).sqrt())
 
@@ -248,7 +267,7 @@ class Rescaling(ScaleGroup):
         some_zero = (norms == 0).any(-2, keepdim=True)
         norms = torch.where(some_zero, 1.0, norms)
         target = norms.log().mean(-2, keepdim=True).exp()
-        return self._scaled(torch.where(some_zero, 0.0, target / norms), theta, theta)
+        return self._scaled(torch.where(some_zero, 0.0, target / norms).unbind(-2), theta, theta)
 
 
 class Scaling(ScaleGroup):
@@ -284,4 +303,4 @@ class Scaling(ScaleGroup):
         """Return θ with each scaled part at norm 1; a part that is zero stays zero."""
         norms = self._norms(self.check_point(theta))
         zero = norms == 0
-        return self._scaled(torch.where(zero, 0.0, 1 / torch.where(zero, 1.0, norms)), theta, theta)
+        return self._scaled(torch.where(zero, 0.0, 1 / torch.where(zero, 1.0, norms)).unbind(-2), theta, theta)
