@@ -161,7 +161,11 @@ class Gauge(Action):
             If the iteration does not get there: the orbit is not closed and has no balanced point.
         """
         theta = self.check_point(theta)
-        limit, level, basis = self._charge_tolerance(theta, tolerance), self.gauge_level(theta), self.charge_basis(theta)
+        limit, level, basis = (
+            self._charge_tolerance(theta, tolerance),
+            self.gauge_level(theta),
+            self.charge_basis(theta),
+        )
         for _ in range(MAX_ITERATIONS):
             missing = self.charge(theta) - level
             if self._within(missing, limit, theta):

@@ -295,7 +295,7 @@ class TestDeepLinearNetwork(SymmetryLaws):
     """Groups between consecutive layers share the middle layer: two coupled factors, and one of its own."""
 
     symmetry = Product(GeneralLinear("W2", "W1:0"), GeneralLinear("W3", "W2:0"), Scaling("s"))
-    shapes = {"W1": (2, 3), "W2": (3, 2), "W3": (2, 3), "s": (2,)}
+    shapes = {"W1": (2, 3), "W2": (2, 2), "W3": (3, 2), "s": (2,)}
 
     @staticmethod
     def loss(named: Named) -> Tensor:
@@ -308,7 +308,7 @@ class TestDeepLinearNetwork(SymmetryLaws):
         return torch.cat([*(m.flatten(-2) for m in outer), named["s"]], dim=-1)
 
     def degenerate(self, theta: Tensor, layout: ParameterLayout) -> tuple[Tensor, int]:
-        return without(theta, layout, W1=range(6), W2=range(6), W3=range(6)), 1
+        return without(theta, layout, W1=range(6), W2=range(4), W3=range(6)), 1
 
 
 def boost(xi: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:

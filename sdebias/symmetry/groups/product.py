@@ -218,7 +218,7 @@ class Product(Symmetry):
         """Return the balanced point, by balancing one factor after the other.
 
         Each such step is the exact minimum of ½‖g·θ‖² over a factor, a function that is convex along the product: the
-        sweeps converge. Factors that share no parameters need one sweep.
+        sweeps over factors that share parameters converge. Others need one pass.
 
         Parameters
         ----------
@@ -232,10 +232,14 @@ class Product(Symmetry):
             If the charges do not get there in 5000 sweeps.
         """
         theta = self.check_point(theta)
+        if not self._coupled:
+            for component in self._components:
+                theta = component.balance(theta, tolerance)
+            return theta
         limit, level = self._charge_tolerance(theta, tolerance), self.gauge_level(theta)
         for _ in range(MAX_SWEEPS):
             for factor in self.factors:
                 theta = factor.balance(theta, tolerance)
-            if not self._coupled or self._within(self.charge(theta) - level, limit, theta):
+            if self._within(self.charge(theta) - level, limit, theta):
                 return theta
         raise self._unbalanced(self.charge(theta) - level, MAX_SWEEPS)
