@@ -31,7 +31,7 @@ from .linalg import (
 )
 
 Part: TypeAlias = Literal["all", "compact", "noncompact"]
-PARTS = ("all", "compact", "noncompact")
+PARTS: tuple[Part, ...] = ("all", "compact", "noncompact")
 
 
 class Symmetry(Gauge):

@@ -69,7 +69,7 @@ def orbit_distance(symmetry: Symmetry, point: Tensor, other: Tensor, nodes: int 
         optimizer.zero_grad()
         nodes_now = relaxed()
         total = (nodes_now[1:] - nodes_now[:-1]).square().sum() / scale
-        moved.grad = torch.autograd.grad(total, moved)[0]
+        moved.grad = torch.autograd.grad(total, moved)[0].contiguous()
         return total
 
     with torch.enable_grad():

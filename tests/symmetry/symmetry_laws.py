@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import pytest
@@ -35,7 +35,7 @@ class LossProblem:
     loss: Callable[[Named], Tensor]
     replicates: int | None = None
     dtype: torch.dtype = torch.float64
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def per_sample_loss(self, theta: Tensor) -> Tensor:
         """Return the losses from named parameters."""
@@ -217,8 +217,8 @@ class SymmetryLaws:
         assert_close(problem.per_sample_loss(balanced), problem.per_sample_loss(theta), 1e-8)
         assert_close(bound.balance(balanced), balanced, 1e-8)
         other = bound.balance(bound.act(bound.exp(self.coefficients(bound, seed, 3)), theta))
-        invariants = [self.compact_invariants(bound.layout.unflatten(point)) for point in (other, balanced)]
-        assert_close(*invariants, 1e-8)
+        got, wanted = (self.compact_invariants(bound.layout.unflatten(point)) for point in (other, balanced))
+        assert_close(got, wanted, 1e-8)
         potential = bound.gauge_potential(torch.stack([theta, balanced]), 2.0)
         assert_close(potential[1], torch.zeros(3, dtype=theta.dtype))
         assert bool((potential[0] > 0).all()) == bool(bound.charge_labels)
@@ -228,8 +228,8 @@ class SymmetryLaws:
     def test_gauge_coordinates_are_coordinates(self, bound: Symmetry, seed: int) -> None:
         theta = self.points(bound, seed, 2)
         back = bound.from_gauge_coordinates(bound.gauge_coordinates(theta))
-        invariants = [self.compact_invariants(bound.layout.unflatten(point)) for point in (back, theta)]
-        assert_close(*invariants, 1e-7)
+        got, wanted = (self.compact_invariants(bound.layout.unflatten(point)) for point in (back, theta))
+        assert_close(got, wanted, 1e-7)
 
     @laws
     @given(seed=seeds)

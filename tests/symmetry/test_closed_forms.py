@@ -40,7 +40,7 @@ def test_hadamard() -> None:
 @pytest.mark.parametrize("depth", [2, 3, 5])
 def test_deep_diagonal(depth: int) -> None:
     names = [f"u{k}" for k in range(depth)]
-    symmetry = bind(Rescaling(*names), **{name: (4,) for name in names})
+    symmetry = bind(Rescaling(*names), **dict.fromkeys(names, (4,)))
     theta = symmetry.balance(randn(1, 7, 4 * depth))
     w = theta.unflatten(-1, (depth, 4)).prod(-2)
     assert_volume(symmetry, theta, ((depth - 1) / depth * w.abs().log() + 0.5 * math.log(depth)).sum(-1))

@@ -1,13 +1,17 @@
 """Every group obeys the laws of `symmetry_laws`."""
 
+# The laws are documented on their class; shapes are read only.
+# ruff: noqa: D101, RUF012
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 import torch
 from symmetry_laws import INPUTS, TARGETS, Named, SymmetryLaws
 from torch import Tensor
 
+from sdebias.errors import SymmetryError
 from sdebias.layout import ParameterLayout
 from sdebias.symmetry import (
     FromFields,
@@ -175,7 +179,7 @@ class TestWideFactor(SymmetryLaws):
     def degenerate(self, theta: Tensor, layout: ParameterLayout) -> tuple[Tensor, int]:
         return without(theta, layout, V=range(0, 12, 3)), 8
 
-    def test_gauge_coordinates_are_coordinates(self, bound: Symmetry) -> None:  # type: ignore[override]
+    def test_gauge_coordinates_are_coordinates(self, bound: Symmetry) -> None:
         # U Vᵀ has rank below r: the balanced point is a limit outside the orbit, from which there is no way back.
         theta = self.points(bound, 1)
         balanced = bound.gauge_coordinates(theta).balanced
@@ -310,9 +314,14 @@ class TestDeepLinearNetwork(SymmetryLaws):
     def degenerate(self, theta: Tensor, layout: ParameterLayout) -> tuple[Tensor, int]:
         return without(theta, layout, W1=range(6), W2=range(4), W3=range(6)), 1
 
+    def test_gauge_coordinates_are_coordinates(self, bound: Symmetry) -> None:
+        mixed = bound.gauge_coordinates(self.points(bound, 1))
+        with pytest.raises(SymmetryError, match="abelian factors"):
+            Product(*self.symmetry.factors[:2]).bind(bound).from_gauge_coordinates(mixed)
+
 
 def boost(xi: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-    """Rescale pairs, and rotate the first and third entries of p + iq together with those of p − iq."""
+    """Rescale pairs."""
     return p * xi.exp(), q * (-xi).exp()
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...errors import SymmetryError, message
 from ..bundle import Part, Symmetry
-from ..gauge import Matrices, QuadraticForms, quadratic_form
+from ..gauge import GaugeCoordinates, Matrices, QuadraticForms, quadratic_form
 from ..gauge import matrix_traces as traces_of
 
 # Balancing one factor after the other converges linearly, slower the longer the chain of layers.
@@ -243,3 +243,17 @@ class Product(Symmetry):
             if self._within(self.charge(theta) - level, limit, theta):
                 return theta
         raise self._unbalanced(self.charge(theta) - level, MAX_SWEEPS)
+
+    def from_gauge_coordinates(self, coordinates: GaugeCoordinates, tolerance: float | None = None) -> Tensor:
+        """Return the point with the given coordinates; see `Gauge.from_gauge_coordinates`.
+
+        Raises
+        ------
+        SymmetryError
+            If factors with compact parts share parameters: the sweeps of `balance` then turn the point by some
+            element of the compact part, and the frame in which the charges were taken is lost.
+        """
+        if self._coupled and self.compact_dim:
+            want, got = "abelian factors, or factors on different parameters", repr(self)
+            raise SymmetryError(message("from_gauge_coordinates", want, got, "keep the point itself"))
+        return super().from_gauge_coordinates(coordinates, tolerance)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -152,8 +152,7 @@ class ScaleGroup(NamedGroup):
         """Return Gram blocks, which eigenvalues are not zero, eigenvalues and eigenvectors, by unit."""
         blocks = self._gram_blocks(theta)
         values, vectors = symmetric_eigen(blocks)
-        if values.shape[-1] > 1:  # a block of one number is inverted exactly, whatever the others are
-            self._warn(values.flatten(-2))
+        self._warn(values)  # block by block: units of very different size do not disturb each other
         return blocks, values > eigenvalue_cutoff(values.flatten(-2)).unsqueeze(-1), values, vectors
 
     def gram_matrix(self, theta: Tensor) -> Tensor:
