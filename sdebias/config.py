@@ -17,7 +17,7 @@ from .dynamics import DYNAMICS, Dynamics
 from .errors import ConfigError, DataError, DeviceError, InputError, check_choice, check_count, message, nearest
 from .problems import MODELS, Problem
 from .storage import open_dataset
-from .symmetry import GROUPS, Symmetry
+from .symmetry import GROUPS, DiscoveredSymmetry, FromAction, FromFields, Product, Symmetry, from_spec
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 T = TypeVar("T")
@@ -105,8 +105,7 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Run:
     changes = {key: value for key, value in (overrides or {}).items() if value is not None}
     settings = _build(path, "run", RunSettings, {**table["run"], **changes})
     problem = _problem(path, dict(table["problem"]), data, settings)
-    symmetry = _symmetry(path, dict(table["symmetry"]))
-    return Run(path, problem, symmetry, _dynamics(path, table["dynamics"]), settings)
+    return Run(path, problem, _symmetry(path, table["symmetry"]), _dynamics(path, table["dynamics"]), settings)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -189,18 +188,17 @@ def _dynamics(path: Path, table: Mapping[str, Any]) -> dict[str, Dynamics]:
 
 def _symmetry(path: Path, section: dict[str, Any]) -> Symmetry:
     group = _named(path, "symmetry", "group", section, GROUPS)
-    parameters = section.pop("parameters", None)
-    names = parameters if isinstance(parameters, list) and all(isinstance(p, str) for p in parameters) else None
-    if names is None:
-        remedy = 'for instance parameters = ["p", "q"]'
-        raise ConfigError(f"{path} [symmetry]: " + message("parameters", "a list of names", repr(parameters), remedy))
-    declared = dict(zip(inspect.signature(group).parameters, names, strict=False))
-    if len(declared) != len(names):
-        want = f"{len(declared)} names, as {group.__name__} takes"
-        raise ConfigError(
-            f"{path} [symmetry]: " + message("parameters", want, len(names), "name the parameters it acts on")
-        )
-    return _build(path, "symmetry", group, {**declared, **_without(section, "group")})
+    content = "factors" if group is Product else "parameters"
+    if group not in (FromAction, FromFields, DiscoveredSymmetry):
+        _check_keys(path, "symmetry", section, ("group", content), (content,))
+        if not isinstance(section[content], list):
+            remedy = f'for instance {content} = ["p", "q"]' if group is not Product else "list a table for each"
+            got = repr(section[content])
+            raise ConfigError(f"{path} [symmetry]: " + message(content, "a list", got, remedy))
+    try:
+        return from_spec(section)
+    except InputError as error:
+        raise ConfigError(f"{path} [symmetry]: {error}") from None
 
 
 def _problem(path: Path, section: dict[str, Any], data: xr.Dataset | None, settings: RunSettings) -> Problem:

@@ -94,8 +94,9 @@ def simulate(
     grid = save_grid(steps, save_every)
     dynamics = dynamics.bind(problem)
     if symmetry is not None:
-        symmetry = symmetry.bind(problem)
         check_invariance(problem, symmetry)
+        # A trajectory that has diverged is data here, not an error.
+        symmetry = symmetry.bind(problem, validate=False)
     observables = _observables(problem, symmetry, save)
     start = _initial_law(problem, initial, trajectories)
 
@@ -191,7 +192,7 @@ def ensemble_bytes(
     point = torch.zeros(problem.layout.size, dtype=problem.dtype, device=problem.device)
     lead = (1,) if problem.replicates is None else (problem.replicates, 1)
     probe = point.expand(*lead, point.numel())
-    observables = _observables(problem, symmetry.bind(problem) if symmetry else None, save)
+    observables = _observables(problem, symmetry.bind(problem, validate=False) if symmetry else None, save)
     per_save = sum(function(probe).numel() for function in observables.values())
     return per_save * trajectories * saves * point.element_size()
 

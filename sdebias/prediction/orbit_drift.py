@@ -18,7 +18,7 @@ from ..dataset import OK, PATH, make_dataset, validate
 from ..errors import DataError, check_choice, message
 from ..problems.base import Problem
 from ..symmetry import Symmetry
-from ..symmetry.bundle import quadratic_form
+from ..symmetry.gauge import Matrices, matrix_traces, quadratic_form
 from .quadrature import cumulate
 
 # States are evaluated in pieces of this many numbers (128 MiB in float64).
@@ -117,7 +117,7 @@ class _Law(Protocol):
     def solver_step(self) -> float: ...
 
     def rates(
-        self, problem: Problem, theta: Tensor, matrices: Tensor, rate: Tensor, temperature: Tensor
+        self, problem: Problem, theta: Tensor, matrices: Matrices, rate: Tensor, temperature: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return the drift of each charge per update, (..., charge), and what the solver step adds to it."""
         ...
@@ -138,7 +138,7 @@ class _SGDLaw:
         return f"dC_a/dk = eta^2/2 [{share} tr(Sigma A_a) + grad L^T A_a grad L]"
 
     def rates(
-        self, problem: Problem, theta: Tensor, matrices: Tensor, rate: Tensor, temperature: Tensor
+        self, problem: Problem, theta: Tensor, matrices: Matrices, rate: Tensor, temperature: Tensor
     ) -> tuple[Tensor, Tensor]:
         n, size = problem.n_samples, self.batch_size
         share = 1 / size if self.replacement else (n - size) / (size * max(n - 1, 1))
@@ -163,7 +163,7 @@ class _SDELaw:
         return f"dC_a/dk = {noise}" + (" + eta^2/2 grad L^T A_a grad L" if self.order == 2 else "")
 
     def rates(
-        self, problem: Problem, theta: Tensor, matrices: Tensor, rate: Tensor, temperature: Tensor
+        self, problem: Problem, theta: Tensor, matrices: Matrices, rate: Tensor, temperature: Tensor
     ) -> tuple[Tensor, Tensor]:
         gradient = problem.gradient(theta)
         steepest = quadratic_form(matrices, gradient)
@@ -171,8 +171,7 @@ class _SDELaw:
         if self.noise == "minibatch":
             drift = rate**2 / (2 * self.batch_size) * problem.gradient_noise_trace(theta, matrices)
         else:
-            diagonals = matrices if matrices.ndim == 2 else matrices.diagonal(dim1=-2, dim2=-1)
-            drift = (rate * temperature * diagonals.sum(-1)).expand(steepest.shape)
+            drift = (rate * temperature * matrix_traces(matrices)).expand(steepest.shape)
         if self.order == 2:
             drift = drift + rate**2 / 2 * steepest
             velocity = velocity - rate**2 / 2 * problem.hessian_vector_product(theta, gradient)
