@@ -29,7 +29,7 @@ class DiscoveredSymmetry(Symmetry):
     Parameters
     ----------
     fields : Tensor, shape=(dim, d + 1, d + 1)
-        Homogeneous matrices [[A_a, b_a], [0, 0]] in float64, of unit spectral norm, in the order above.
+        Homogeneous matrices [[A_a, b_a], [0, 0]] in float64, in the order above.
     parameters : ParameterLayout
         Names and shapes of the parameters on which they act.
     orbit_dimension : int

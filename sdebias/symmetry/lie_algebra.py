@@ -21,6 +21,8 @@ from ..layout import ParameterLayout
 # Fields come with errors near 1e-12 and entries near 1: what is smaller than this is zero. Its square, the tolerance
 # of eigenvalues of Gram matrices, is well above rounding.
 TOLERANCE = 1e-6
+# Entries of a basis vector of unit norm below this are set to zero; real ones may be much smaller than 1.
+ROUNDING = 1e-10
 # Number of eliminations from which the sparsest basis vectors are taken.
 ELIMINATIONS = 16
 
@@ -78,13 +80,17 @@ def without_multiples(fields: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sparse_basis(fields: Tensor) -> Tensor:
-    """Return a basis of the same span with as few entries as elimination finds, of unit spectral norm.
+    """Return a basis of the same span with as few entries as elimination finds, each scaled to 1.
+
+    The size of a field is the spectral norm of A, and the norm of b where A = 0. The fields given are orthonormal.
 
     A row of a reduced echelon form has minimal support: it is the only vector of the span that vanishes at the other
     pivots. Rows of several forms, with pivots preferred in different places, are collected, and the sparsest
     independent ones are kept.
     """
-    vectors = fields.flatten(1)
+    flat = fields.flatten(1)
+    used = (flat.abs() > ROUNDING).any(0)
+    vectors = flat[:, used]
     count, width = vectors.shape
     if count == 0:
         return fields
@@ -97,8 +103,9 @@ def sparse_basis(fields: Tensor) -> Tensor:
         weighted = vectors * 10 ** (-2 * preference)
         pivots = torch.as_tensor(scipy.linalg.qr(weighted.numpy(), mode="r", pivoting=True)[1][:count])
         rows.append(torch.linalg.solve(vectors[:, pivots], vectors))
-    candidates = torch.nn.functional.normalize(torch.cat(rows), dim=1)
-    candidates = torch.where(candidates.abs() > TOLERANCE, candidates, 0.0)
+    # The given basis comes last, so that there always are enough rows well away from the span of those before.
+    candidates = torch.nn.functional.normalize(torch.cat([*rows, vectors]), dim=1)
+    candidates = torch.where(candidates.abs() > ROUNDING, candidates, 0.0)
     chosen: list[Tensor] = []
     orthonormal = vectors.new_zeros(0, width)
     for row in candidates[(candidates != 0).sum(1).argsort(stable=True)]:
@@ -111,8 +118,11 @@ def sparse_basis(fields: Tensor) -> Tensor:
             break
     first = [int(row.nonzero()[0]) for row in chosen]
     chosen = [chosen[i] * chosen[i][first[i]].sign() for i in sorted(range(count), key=first.__getitem__)]
-    basis = torch.stack(chosen).reshape(fields.shape)
-    return basis / torch.linalg.matrix_norm(basis, ord=2, keepdim=True)
+    basis = torch.zeros_like(flat)
+    basis[:, used] = torch.stack(chosen)
+    basis = basis.reshape(fields.shape)
+    sizes = torch.linalg.matrix_norm(basis[:, :-1, :-1], ord=2, keepdim=True)
+    return basis / torch.where(sizes > 0, sizes, torch.linalg.matrix_norm(basis, keepdim=True))
 
 
 def symmetric_first(fields: Tensor) -> tuple[Tensor, Tensor]:
