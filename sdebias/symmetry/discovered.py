@@ -159,13 +159,13 @@ class DiscoveredSymmetry(Symmetry):
 
     @property
     def charge_labels(self) -> list[str]:
-        """Leading term of each charge, such as ``U[0,0]*U[0,1]``; its other terms follow from the symmetry."""
+        """Number and leading term of each charge, such as ``C1 U[0,0]*U[0,1]``."""
         labels = self.parameters.labels
         names = []
-        for field in self.fields[: self._charges]:
+        for a, field in enumerate(self.fields[: self._charges]):
             row, column = field.nonzero()[0].tolist()
-            term = f"*{labels[column]}" if column < len(labels) else ""
-            names.append(labels[row] + ("^2" if row == column else term))
+            factor = "^2" if row == column else f"*{labels[column]}" if column < len(labels) else ""
+            names.append(f"C{a} {labels[row]}{factor}")
         return names
 
     def charge_matrices(self, like: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def test_charges_have_the_fields_as_gradients() -> None:
     gradients = torch.func.jacrev(symmetry.charge)(theta)
     torch.testing.assert_close(gradients, symmetry.fundamental_vector_fields(theta)[:2])
     assert symmetry.charge(draw(7, 5)).shape == (7, 2)
-    assert symmetry.charge_labels == ["z[0]", "p[0]^2"]
+    assert symmetry.charge_labels == ["C0 z[0]", "C1 p[0]^2"]
     assert symmetry.charge_matrices(theta).shape == (2, 5)
 
 
@@ -69,7 +69,7 @@ def test_charge_matrices_are_full_where_they_must_be() -> None:
     fields[0, 0, 3] = fields[0, 3, 0] = 1
     symmetry = DiscoveredSymmetry(fields, LAYOUT, orbit_dimension=1)
     torch.testing.assert_close(symmetry.charge_matrices(draw(1)), fields[:, :5, :5])
-    assert symmetry.charge_labels == ["p[0]*w[1]"]
+    assert symmetry.charge_labels == ["C0 p[0]*w[1]"]
 
 
 def test_the_algebra_is_described() -> None:
