@@ -225,7 +225,7 @@ def _touched(fields: Tensor, layout: ParameterLayout) -> list[str]:
 
 def _kind(part: Tensor) -> str:
     if len(part) > 1:
-        return algebra_name(part) or f"{len(part)}-dimensional algebra"
+        return algebra_name(part) or f"algebra of dimension {len(part)} ({compact_dim(part)} compact)"
     if compact_dim(part):
         return "so(2)"
     linear = part[0, :-1, :-1]

@@ -194,6 +194,7 @@ def test_a_planted_symmetry_is_found_in_any_basis(seed: int) -> None:
     problem, truth = planted(seed)
     found = discover(problem)
     assert (found.dim, found.orbit_dimension, found.compact_dim) == (7, 6, 4)
+    assert found.description == "algebra of dimension 7 (4 compact) on theta"
     basis = torch.linalg.qr(truth.flatten(1).mT).Q
     unit = torch.nn.functional.normalize(found.matrices.flatten(1), dim=1)
     assert float((unit - unit @ basis @ basis.mT).norm(dim=1).max()) < 1e-8
