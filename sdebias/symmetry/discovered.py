@@ -14,6 +14,7 @@ from ..errors import SymmetryError, message
 from ..layout import ParameterLayout
 from . import lie_algebra
 from .bundle import Symmetry
+from .groups.linear import check_square
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -128,22 +129,23 @@ class DiscoveredSymmetry(Symmetry):
         """Return the homogeneous matrix exp(Σ_a ξ_a H_a), shape (..., parameter + 1, parameter + 1)."""
         return torch.linalg.matrix_exp(torch.tensordot(coefficients, self.fields.to(coefficients), dims=1))
 
+    def compose(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return the product of the homogeneous matrices."""
+        return first @ second
+
     def act(self, element: Tensor, theta: Tensor) -> Tensor:
         """Return Mθ + c, shape (..., parameter).
 
         Raises
         ------
         SymmetryError
-            If the element is not an invertible affine map.
+            If the element is not a finite homogeneous matrix, or is singular.
         """
-        size = self.layout.size + 1
-        if element.shape[-2:] != (size, size):
-            want, got = f"a matrix of shape (..., {size}, {size})", tuple(element.shape)
-            raise SymmetryError(message("group element", want, got, "use symmetry.exp(coefficients) to build elements"))
+        element = check_square(element, self.layout.size + 1)
         linear, shift = element[..., :-1, :-1], element[..., :-1, -1]
-        if not bool(torch.isfinite(element).all()) or not bool((torch.linalg.slogdet(linear).sign != 0).all()):
+        if not bool((torch.linalg.slogdet(linear.detach()).sign != 0).all()):
             remedy = "use symmetry.exp(coefficients) to build elements"
-            raise SymmetryError(message("group element", "an invertible finite matrix", "others", remedy))
+            raise SymmetryError(message("group element", "invertible matrices", "a singular one", remedy))
         return (linear @ self.layout.check(theta).unsqueeze(-1)).squeeze(-1) + shift
 
     def fundamental_vector_fields(self, theta: Tensor) -> Tensor:
@@ -151,10 +153,20 @@ class DiscoveredSymmetry(Symmetry):
         fields = torch.einsum("aij,...j->...ai", self.matrices.to(theta), self.layout.check(theta))
         return fields + self.shifts.to(theta)
 
+    def infinitesimal_action(self, coefficients: Tensor, base_point: Tensor) -> Tensor:
+        """Return Σ_a ξ_a X_a(θ), shape (..., parameter)."""
+        return (coefficients.unsqueeze(-2) @ self.fundamental_vector_fields(base_point)).squeeze(-2)
+
+    def infinitesimal_action_adjoint(self, tangent_vec: Tensor, base_point: Tensor) -> Tensor:
+        """Return (⟨X_a, v⟩)_a, shape (..., dim)."""
+        return (self.fundamental_vector_fields(base_point) @ tangent_vec.unsqueeze(-1)).squeeze(-1)
+
+    # -- charges and rotations -------------------------------------------------------------------------------------
+
     @cached_property
     def _charges(self) -> int:
         """Number of fields with symmetric A; they come first."""
-        symmetric = (self.matrices - self.matrices.mT).flatten(1).abs().sum(1) < lie_algebra.TOLERANCE
+        symmetric = (self.matrices - self.matrices.mT).flatten(1).abs().amax(1) < lie_algebra.TOLERANCE
         return int(symmetric.sum())
 
     @property
@@ -177,3 +189,13 @@ class DiscoveredSymmetry(Symmetry):
     def charge(self, theta: Tensor) -> Tensor:
         """Return C_a = ½ θᵀA_aθ + b_aᵀθ, shape (..., charge)."""
         return super().charge(theta) + theta @ self.shifts[: self._charges].to(theta).mT
+
+    def compact_basis(self, like: Tensor) -> Tensor:
+        """Return the directions with antisymmetric A, which are isometries, shape (isometry, dim).
+
+        These are `compact_dim` directions when the algebra is closed under transpose. In other coordinates, rotations
+        may be no isometries.
+        """
+        isometries = (self.matrices + self.matrices.mT).flatten(1).abs().amax(1) < lie_algebra.TOLERANCE
+        isometries[: self._charges] = False
+        return torch.eye(self.dim, dtype=like.dtype, device=like.device)[isometries.to(like.device)]

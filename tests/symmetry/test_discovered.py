@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sdebias.errors import SymmetryError
 from sdebias.layout import ParameterLayout
-from sdebias.symmetry import DiscoveredSymmetry
+from sdebias.symmetry import DiscoveredSymmetry, from_spec
 
 F64 = torch.float64
 LAYOUT = ParameterLayout({"p": (2,), "w": (2,), "z": (1,)})
@@ -37,7 +37,7 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
 def test_elements_compose_and_keep_the_invariants(seed: int) -> None:
     symmetry, theta = example(), draw(4, 5, seed=seed)
     first, second = symmetry.exp(draw(4, 3, seed=seed + 1)), symmetry.exp(draw(4, 3, seed=seed + 2))
-    moved = symmetry.act(first @ second, theta)
+    moved = symmetry.act(symmetry.compose(first, second), theta)
     torch.testing.assert_close(moved, symmetry.act(first, symmetry.act(second, theta)))
     torch.testing.assert_close(symmetry.act(symmetry.exp(torch.zeros(3, dtype=F64)), theta), theta)
     for point in (theta, moved):
@@ -53,6 +53,9 @@ def test_fields_are_derivatives_of_the_action() -> None:
     symmetry, theta = example(), draw(5)
     derivative = torch.func.jacrev(lambda xi: symmetry.act(symmetry.exp(xi), theta))(torch.zeros(3, dtype=F64))
     torch.testing.assert_close(derivative.mT, symmetry.fundamental_vector_fields(theta))
+    coefficients, vector = draw(4, 3), draw(4, 5, seed=1)
+    torch.testing.assert_close(symmetry.infinitesimal_action(coefficients, theta), coefficients @ derivative.mT)
+    torch.testing.assert_close(symmetry.infinitesimal_action_adjoint(vector, theta), vector @ derivative)
 
 
 def test_charges_have_the_fields_as_gradients() -> None:
@@ -75,6 +78,7 @@ def test_charge_matrices_are_full_where_they_must_be() -> None:
 def test_the_algebra_is_described() -> None:
     symmetry = example()
     assert (symmetry.dim, symmetry.compact_dim, symmetry.noncompact_dim) == (3, 1, 2)
+    assert symmetry.compact_basis(draw(1)).tolist() == [[0.0, 0.0, 1.0]]
     torch.testing.assert_close(symmetry.structure_constants, torch.zeros(3, 3, 3, dtype=F64))
     assert repr(symmetry) == ("DiscoveredSymmetry(translation of z in 1 direction; rescaling of 1 unit p; so(2) on w)")
 
@@ -88,7 +92,8 @@ def test_single_precision_points_are_taken() -> None:
 
 def test_the_declaration_survives_json() -> None:
     symmetry = example()
-    again = DiscoveredSymmetry.from_spec(json.loads(json.dumps(symmetry.spec())))
+    again = from_spec(json.loads(json.dumps(symmetry.spec())))
+    assert isinstance(again, DiscoveredSymmetry)
     assert torch.equal(again.fields, symmetry.fields)
     assert again.parameters.shapes == LAYOUT.shapes
     assert again.orbit_dimension == 3
@@ -98,9 +103,9 @@ def test_the_declaration_survives_json() -> None:
 @pytest.mark.parametrize(
     ("element", "match"),
     [
-        (torch.eye(5, dtype=F64), "of shape"),
-        (torch.zeros(6, 6, dtype=F64), "invertible"),
-        (torch.full((6, 6), torch.nan, dtype=F64), "invertible"),
+        (torch.eye(5, dtype=F64), r"square matrices \(..., 6, 6\)"),
+        (torch.zeros(6, 6, dtype=F64), "a singular one"),
+        (torch.full((6, 6), torch.nan, dtype=F64), "finite entries"),
     ],
 )
 def test_bad_elements_are_refused(element: torch.Tensor, match: str) -> None:

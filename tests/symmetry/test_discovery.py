@@ -13,7 +13,16 @@ from torch import Tensor
 from sdebias.errors import DataError, InputError, SymmetryError
 from sdebias.layout import ParameterLayout
 from sdebias.problems import HadamardRegression, Problem
-from sdebias.symmetry import DiscoveredSymmetry, Rescaling, check_invariance, discover
+from sdebias.symmetry import (
+    DiscoveredSymmetry,
+    GeneralLinear,
+    Orthogonal,
+    Rescaling,
+    Symmetry,
+    Translation,
+    check_invariance,
+    discover,
+)
 
 F64 = torch.float64
 Named = Mapping[str, Tensor]
@@ -131,13 +140,13 @@ def check_found(problem: Problem, found: DiscoveredSymmetry, dim: int, compact: 
     assert found.null_residual < 1e-12
     assert found.next_residual > 1e-2
     assert found.gap > 1e10
-    if dim:
-        assert found.violation < 1e-11
-        theta = draw(3, problem.layout.size, seed=7)
-        gradients = problem.per_sample_gradient(theta)
-        vertical = found.vertical_projection(gradients, theta.unsqueeze(1))
-        torch.testing.assert_close(vertical, torch.zeros_like(vertical), rtol=0, atol=1e-10 * float(gradients.max()))
-        assert found.rank(theta).tolist() == [dim] * 3
+    assert not found.violation > 1e-11
+    assert len(found.compact_basis(draw(1))) == compact
+    theta = draw(3, problem.layout.size, seed=7)
+    gradients = problem.per_sample_gradient(theta)
+    vertical = found.vertical_projection(gradients, theta.unsqueeze(1))
+    torch.testing.assert_close(vertical, torch.zeros_like(vertical), rtol=0, atol=1e-10 * float(gradients.max()))
+    assert found.rank(theta).tolist() == [dim] * 3
 
 
 @pytest.mark.parametrize("ansatz", ["structured", "dense"])
@@ -159,10 +168,26 @@ def test_attention_has_the_group_of_queries_and_keys(ansatz: Literal["structured
     assert found.description == description
 
 
-@pytest.mark.parametrize("ansatz", ["structured", "dense"])
-def test_the_declared_group_is_found(ansatz: Literal["structured", "dense"]) -> None:
+@pytest.mark.parametrize(
+    ("make", "group"),
+    [
+        (hadamard, Rescaling("p", "q")),
+        (factorisation, GeneralLinear("U", "V")),
+        (lambda: factorisation(0.1), Orthogonal("U", "V")),
+        (lambda: softmax(True), Translation("W", "b")),
+        (attention, GeneralLinear("W_Q", "W_K")),
+    ],
+)
+def test_the_declared_group_is_found(make: Callable[[], Problem], group: Symmetry) -> None:
+    problem = make()
+    found, declared = discover(problem, ansatz="structured"), group.bind(problem)
+    theta, vector = draw(2, 5, problem.layout.size, seed=2)
+    torch.testing.assert_close(found.vertical_projection(vector, theta), declared.vertical_projection(vector, theta))
+
+
+def test_rescalings_are_found_in_the_basis_in_which_they_are_declared() -> None:
     problem = hadamard()
-    found, declared = discover(problem, ansatz=ansatz), Rescaling("p", "q").bind(problem)
+    found, declared = discover(problem), Rescaling("p", "q").bind(problem)
     theta = draw(5, 16, seed=2)
     torch.testing.assert_close(found.charge(theta), declared.charge(theta))
     torch.testing.assert_close(found.log_orbit_volume(theta), declared.log_orbit_volume(theta))
