@@ -29,8 +29,9 @@ PARAMETER_LIMIT = 512
 CANDIDATE, ACCEPTED, CLEAR = 1e-4, 1e-9, 1e3
 # Largest relative change of a loss under finite group elements of a discovered symmetry.
 VIOLATION = 1e-8
-# Gradients smaller than this, relative to the largest, have lost their direction to rounding.
-FAINT = 1e-8
+# Gradients smaller than this, relative to the largest at the same point, have lost digits to cancellation; they are not
+# blown up to norm 1.
+FAINT = 1e-4
 # Numbers in one block of gradients or rows (64 MiB).
 BLOCK = 2**23
 
@@ -226,7 +227,8 @@ class _Equations:
         gradients = self.problem.per_sample_gradient(theta.to(self.problem.device)).cpu()
         check_finite("per-sample gradients at random points", gradients)
         norms = gradients.norm(dim=-1, keepdim=True)
-        gradients = torch.where(norms > FAINT * norms.max(), gradients / norms, 0.0)
+        scale = norms.clamp_min(FAINT * norms.amax(-2, keepdim=True))
+        gradients = torch.where(scale > 0, gradients / scale, 0.0)
         _, sizes, directions = torch.linalg.svd(gradients / math.sqrt(self.problem.n_samples), full_matrices=False)
         rank = max(1, int((sizes > ACCEPTED * sizes[:, :1]).sum(-1).max()))
         return sizes[:, :rank, None] * directions[:, :rank]
