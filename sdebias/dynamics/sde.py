@@ -133,8 +133,7 @@ class SGDSDE(Dynamics):
         columns = problem.per_sample_gradient(theta)
         columns = columns - columns.mean(-2, keepdim=True)
         rate = self.scale(self.learning_rate)
-        rate = rate.unsqueeze(-1) if isinstance(rate, Tensor) else rate
-        columns = columns * (rate / math.sqrt(problem.n_samples * self.batch_size))
+        columns = columns * (rate.unsqueeze(-1) / math.sqrt(problem.n_samples * self.batch_size))
         return columns.mT.reshape(*y.shape, problem.n_samples)
 
     def g_prod(self, t: Tensor | float, y: Tensor, v: Tensor) -> Tensor:
@@ -151,8 +150,7 @@ class SGDSDE(Dynamics):
         problem = self.bound_problem
         theta = self._points(y)
         noise = self._noise_weights(self._points(v))
-        uniform = torch.full_like(noise, 1 / problem.n_samples)
-        gradient, product = problem.weighted_gradient(theta, torch.stack([uniform, noise]))
+        gradient, product = problem.gradient(theta), problem.weighted_gradient(theta, noise)
         return self._drift(theta, gradient).reshape(y.shape), product.reshape(y.shape)
 
     # -- the solve -------------------------------------------------------------------------------------------------

@@ -13,9 +13,6 @@ from ..errors import InputError, check_flag, message
 from ..problems.base import Problem
 from .base import Dynamics
 
-# Batch indices are drawn for this many steps at once; a constant, so that the draws do not depend on the save grid.
-STEPS_PER_DRAW = 32
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SGD(Dynamics):
@@ -73,13 +70,10 @@ class SGD(Dynamics):
     def integrate(self, theta: Tensor, steps: Sequence[int], generator: torch.Generator) -> Tensor:
         """Return θ after each of `steps` updates; see `Dynamics.integrate`."""
         problem, rate = self.bound_problem, self.scale(self.learning_rate)
-        per_draw = STEPS_PER_DRAW if self.replacement else 1
         saved, wanted = [theta], set(steps)
-        indices = None
         for step in range(steps[0], steps[-1]):
-            if indices is None or step % per_draw == 0:
-                indices = self._draw((per_draw, *theta.shape[:-1]), generator)
-            theta = theta - rate * problem.batch_gradient(theta, indices[step % per_draw])
+            indices = self._draw(theta.shape[:-1], generator)
+            theta = torch.addcmul(theta, problem.batch_gradient(theta, indices), rate, value=-1)
             if step + 1 in wanted:
                 saved.append(theta)
         return torch.stack(saved)

@@ -75,6 +75,10 @@ class Problem(ABC):
         for name in (*self.initial, *self.initial_std):
             self.layout.shape(name)
         self._initial_law = tuple(self._broadcast_law(law) for law in (self.initial, self.initial_std))
+        self._precompute()
+
+    def _precompute(self) -> None:  # noqa: B027  (most models have nothing to prepare)
+        """Prepare what depends on the data alone; called again when the data move."""
 
     def _dim_size(self, dim: str) -> int:
         sizes = {name: t.shape[dims.index(dim)] for name, (dims, t) in self.data.items() if dim in dims}
@@ -90,7 +94,11 @@ class Problem(ABC):
         lead = () if self.replicates is None else (self.replicates, 1)
         parts = {}
         for name, shape in self.layout.shapes.items():
-            value = torch.as_tensor(law.get(name, 0.0), dtype=self.dtype, device=self.device)
+            try:
+                value = torch.as_tensor(law.get(name, 0.0), dtype=self.dtype, device=self.device)
+            except (TypeError, ValueError) as error:
+                remedy = f"give a number or one value per entry ({error})"
+                raise InputError(message(f"initial law of {name!r}", "numbers", repr(law[name]), remedy)) from None
             check_finite(f"initial law of {name!r}", value, InputError)
             if self.replicates is not None and value.ndim == len(shape) + 1:
                 value = value.unsqueeze(1)
@@ -200,8 +208,9 @@ class Problem(ABC):
     def _uniform_weights(self) -> Tensor:
         return torch.full((self.n_samples,), 1 / self.n_samples, dtype=self.dtype, device=self.device)
 
+    @torch.no_grad()
     def batch_gradient(self, theta: Tensor, indices: Tensor) -> Tensor:
-        """Return the minibatch gradient (1/B) Σ_b ∇ℓ_{i_b}(θ).
+        """Return the minibatch gradient (1/B) Σ_b ∇ℓ_{i_b}(θ), as a number: no graph is recorded through it.
 
         Parameters
         ----------
