@@ -74,8 +74,7 @@ def check_invariance(
         index = torch.unravel_index(violation.argmax(), violation.shape)
         if float(violation[index]) > worst:
             worst = float(violation[index])
-            labels = symmetry.charge_labels
-            name = labels[a] if a < len(labels) else f"direction {a}"
+            name = symmetry.direction_labels[a]
             where = f"sample {int(index[-1])}, group element exp({float(angles[int(index[-2])]):.3g}) of {name}"
             where += f", replicate {int(index[0])}" if problem.replicates is not None else ""
     limit = 1e4 * torch.finfo(problem.dtype).eps if tolerance is None else tolerance
