@@ -38,7 +38,7 @@ class Problem(ABC):
     A subclass implements `per_sample_loss` and `predictor`; gradients follow by automatic differentiation, and a
     subclass that knows a closed form overrides them. It reads its data from `samples`, whose entries broadcast against
     the leading dims of θ: shape (sample, ...), with replicates (replicate, 1, sample, ...), and after `at` one set of
-    samples for each point. A subclass with a constructor of its own keeps what it needs besides in plain attributes.
+    samples for each point.
 
     Parameters
     ----------
@@ -361,12 +361,13 @@ class Problem(ABC):
         per_point = self.n_samples * self.layout.size * math.prod(theta.shape[:-2])
         size = max(1, CHUNK_ELEMENTS // max(per_point, 1))
         for first in range(0, theta.shape[-2], size):
-            problem = self
+            piece, problem = theta[..., first : first + size, :], self
             if self._samples_per_point:
-                axes = {name: self._sample_axis(name) - 1 for name, (dims, _) in self.data.items() if "sample" in dims}
-                window = {n: self.samples[n].movedim(axis, 0)[first : first + size] for n, axis in axes.items()}
-                problem = self.at({n: t.movedim(0, axes[n]) for n, t in window.items()})
-            yield problem, theta[..., first : first + size, :]
+                names = [name for name, (dims, _) in self.data.items() if "sample" in dims]
+                problem = self.at(
+                    {n: self.samples[n].narrow(self._sample_axis(n) - 1, first, piece.shape[-2]) for n in names}
+                )
+            yield problem, piece
 
     def _by_pieces(self, function: Callable[[Self, Tensor], Tensor], theta: Tensor, trailing: int = 1) -> Tensor:
         """Return a function of θ, shape (..., *trailing axes), evaluated piece by piece."""
