@@ -76,12 +76,11 @@ class Dynamics(ABC):
             raise InputError(f"{self!r} is not bound to a problem; call dynamics.bind(problem) first")
         return self.problem
 
-    def scale(self, value: float | Sequence[float]) -> float | Tensor:
-        """Return a parameter as a number, or as a tensor (replicate, 1, 1) that broadcasts against θ."""
-        if isinstance(value, float | int):
-            return float(value)
+    def scale(self, value: float | Sequence[float]) -> Tensor:
+        """Return a parameter as a tensor, () or (replicate, 1, 1), that broadcasts against θ."""
         problem = self.bound_problem
-        return torch.tensor(value, dtype=problem.dtype, device=problem.device)[:, None, None]
+        tensor = torch.as_tensor(value, dtype=problem.dtype, device=problem.device)
+        return tensor[:, None, None] if tensor.ndim else tensor
 
     @abstractmethod
     def integrate(self, theta: Tensor, steps: Sequence[int], generator: torch.Generator) -> Tensor:

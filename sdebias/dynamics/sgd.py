@@ -13,13 +13,12 @@ from ..errors import InputError, check_flag, message
 from ..problems.base import Problem
 from .base import Dynamics
 
-# Batch indices are drawn for this many steps at once; a constant, so that the draws do not depend on the save grid.
-STEPS_PER_DRAW = 32
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SGD(Dynamics):
     """θ_{k+1} = θ_k − η (1/B) Σ_b ∇ℓ_{i_b}(θ_k).
+
+    Of a problem with a stream, the B samples are drawn from its law, afresh for each update and trajectory.
 
     Parameters
     ----------
@@ -34,7 +33,7 @@ class SGD(Dynamics):
     Raises
     ------
     InputError
-        If a value is out of range; in `bind`, if B > n without replacement.
+        If a value is out of range; in `bind`, if B > n without replacement or without replacement from a stream.
 
     Examples
     --------
@@ -55,8 +54,12 @@ class SGD(Dynamics):
         Raises
         ------
         InputError
-            If the batch is larger than the data without replacement, or see `Dynamics.bind`.
+            If the batch is larger than the data without replacement, if a stream shall be sampled without
+            replacement, or see `Dynamics.bind`.
         """
+        if not self.replacement and problem.stream is not None:
+            want = "true for a stream, whose samples are drawn afresh"
+            raise InputError(message("replacement", want, "false", "set replacement = true"))
         if not self.replacement and self.batch_size > problem.n_samples:
             want = f"at most n = {problem.n_samples} without replacement"
             raise InputError(message("batch_size", want, self.batch_size, "lower it or set replacement = true"))
@@ -73,13 +76,14 @@ class SGD(Dynamics):
     def integrate(self, theta: Tensor, steps: Sequence[int], generator: torch.Generator) -> Tensor:
         """Return θ after each of `steps` updates; see `Dynamics.integrate`."""
         problem, rate = self.bound_problem, self.scale(self.learning_rate)
-        per_draw = STEPS_PER_DRAW if self.replacement else 1
         saved, wanted = [theta], set(steps)
-        indices = None
         for step in range(steps[0], steps[-1]):
-            if indices is None or step % per_draw == 0:
-                indices = self._draw((per_draw, *theta.shape[:-1]), generator)
-            theta = theta - rate * problem.batch_gradient(theta, indices[step % per_draw])
+            if problem.stream is None:
+                gradient = problem.batch_gradient(theta, self._draw(theta.shape[:-1], generator))
+            else:
+                batch = problem.stream.draw((*theta.shape[:-1], self.batch_size), generator)
+                gradient = problem.at(batch).gradient(theta)
+            theta = torch.addcmul(theta, gradient, rate, value=-1)
             if step + 1 in wanted:
                 saved.append(theta)
         return torch.stack(saved)
