@@ -12,7 +12,16 @@ from torch import Tensor
 
 from sdebias.errors import DataError, InputError, SymmetryError
 from sdebias.layout import ParameterLayout
-from sdebias.problems import HadamardRegression, Problem
+from sdebias.problems import (
+    DeepDiagonalRegression,
+    HadamardRegression,
+    MatrixFactorization,
+    Problem,
+    ShallowReLU,
+    SingleHeadAttention,
+    SoftmaxRegression,
+    WeightDecay,
+)
 from sdebias.symmetry import (
     DiscoveredSymmetry,
     GeneralLinear,
@@ -53,77 +62,38 @@ class LossProblem(Problem):
         return self.layout.labels
 
 
-def squares(*tensors: Tensor) -> Tensor:
-    """Return Σ θ² over the last two axes of matrices, with a sample axis of length 1."""
-    return torch.stack([t.square().sum((-1, -2)) for t in tensors]).sum(0).unsqueeze(-1)
+def hadamard() -> Problem:
+    return HadamardRegression(draw(20, 8), draw(20, seed=1))
 
 
-def hadamard(decay: float = 0.0) -> Problem:
-    X, y = draw(20, 8), draw(20, seed=1)
-    if decay == 0.0:
-        return HadamardRegression(X, y)
-
-    def loss(named: Named, X: Tensor, y: Tensor) -> Tensor:
-        penalty = squares(named["p"].unsqueeze(-1), named["q"].unsqueeze(-1))
-        return 0.5 * ((named["p"] * named["q"]) @ X.mT - y).square() + decay * penalty
-
-    return LossProblem({"p": (8,), "q": (8,)}, loss, X=X, y=y)
-
-
-def deep_diagonal() -> Problem:
-    def loss(named: Named, X: Tensor, y: Tensor) -> Tensor:
-        return ((named["u1"] * named["u2"] * named["u3"]) @ X.mT - y).square()
-
-    return LossProblem({"u1": (5,), "u2": (5,), "u3": (5,)}, loss, X=draw(20, 5), y=draw(20, seed=1))
-
-
-def factorisation(decay: float = 0.0) -> Problem:
-    def loss(named: Named, M: Tensor) -> Tensor:
-        U, V = named["U"], named["V"]
-        return ((U @ V.mT).flatten(-2) - M).square() + decay * squares(U, V)
-
-    return LossProblem({"U": (6, 3), "V": (5, 3)}, loss, M=draw(30))
-
-
-def relu() -> Problem:
-    def loss(named: Named, X: Tensor, y: Tensor) -> Tensor:
-        hidden = torch.relu(X @ named["W"].mT + named["b"].unsqueeze(-2))
-        return ((hidden @ named["v"].unsqueeze(-1)).squeeze(-1) - y).square()
-
-    return LossProblem({"W": (6, 4), "b": (6,), "v": (6,)}, loss, X=draw(40, 4), y=draw(40, seed=1))
+def factorisation() -> Problem:
+    return MatrixFactorization(draw(6, 5), rank=3)
 
 
 def attention() -> Problem:
-    def loss(named: Named, X: Tensor, Y: Tensor) -> Tensor:
-        query, key, value = (X @ named[name].unsqueeze(-3) for name in ("W_Q", "W_K", "W_V"))
-        weights = torch.softmax(query @ key.mT / math.sqrt(8), dim=-1)
-        return (weights @ value - Y).square().mean((-1, -2))
-
-    shapes = {"W_Q": (6, 3), "W_K": (6, 3), "W_V": (6, 3)}
-    return LossProblem(shapes, loss, X=draw(12, 5, 6), Y=draw(12, 5, 3, seed=1))
+    return SingleHeadAttention(draw(12, 5, 6), draw(12, 5, 3, seed=1))
 
 
 def softmax(bias: bool, classes: int = 3, features: int = 4) -> Problem:
-    def loss(named: Named, X: Tensor, labels: Tensor) -> Tensor:
-        logits = X @ named["W"].mT + (named["b"].unsqueeze(-2) if bias else 0)
-        return -(torch.log_softmax(logits, dim=-1) * labels).sum(-1)
-
-    shapes: dict[str, tuple[int, ...]] = {"W": (classes, features)} | ({"b": (classes,)} if bias else {})
-    labels = torch.nn.functional.one_hot(torch.arange(24) % classes, classes).to(F64)
-    return LossProblem(shapes, loss, X=draw(24, features), labels=labels)
+    return SoftmaxRegression(draw(24, features), torch.arange(24) % classes, bias=bias)
 
 
 ACCEPTANCE: dict[str, tuple[Callable[[], Problem], int, int, str]] = {
     "hadamard": (hadamard, 8, 0, "rescaling of 8 pairs p:q"),
-    "depth 3": (deep_diagonal, 10, 0, "rescaling of 5 pairs u1:u3; rescaling of 5 pairs u2:u3"),
+    "depth 3": (
+        lambda: DeepDiagonalRegression(draw(20, 5), draw(20, seed=1), depth=3),
+        10,
+        0,
+        "rescaling of 5 pairs u1:u3; rescaling of 5 pairs u2:u3",
+    ),
     "factorisation": (factorisation, 9, 3, "gl(3) on U, V"),
-    "relu": (relu, 6, 0, "rescaling of 6 units W:b:v"),
+    "relu": (lambda: ShallowReLU(draw(40, 4), draw(40, seed=1), units=6), 6, 0, "rescaling of 6 pairs W:v"),
     "attention": (attention, 9, 3, "gl(3) on W_Q, W_K"),
     "softmax": (lambda: softmax(False), 4, 0, "translation of W in 4 directions"),
     "softmax, bias": (lambda: softmax(True), 5, 0, "translation of W, b in 5 directions"),
     "softmax, 5 classes": (lambda: softmax(True, 5, 2), 3, 0, "translation of W, b in 3 directions"),
-    "hadamard, decay": (lambda: hadamard(0.1), 0, 0, "no affine symmetry"),
-    "factorisation, decay": (lambda: factorisation(0.1), 3, 3, "so(3) on U, V"),
+    "hadamard, decay": (lambda: WeightDecay(hadamard(), 0.1), 0, 0, "no affine symmetry"),
+    "factorisation, decay": (lambda: WeightDecay(factorisation(), 0.1), 3, 3, "so(3) on U, V"),
 }
 
 
@@ -173,7 +143,7 @@ def test_attention_has_the_group_of_queries_and_keys(ansatz: Literal["structured
     [
         (hadamard, Rescaling("p", "q")),
         (factorisation, GeneralLinear("U", "V")),
-        (lambda: factorisation(0.1), Orthogonal("U", "V")),
+        (lambda: WeightDecay(factorisation(), 0.1), Orthogonal("U", "V")),
         (lambda: softmax(True), Translation("W", "b")),
         (attention, GeneralLinear("W_Q", "W_K")),
     ],
@@ -301,6 +271,11 @@ def test_symmetries_about_a_point_have_shifts_and_charges() -> None:
     gradient = torch.func.jacrev(found.charge)(theta)
     torch.testing.assert_close(gradient, found.fundamental_vector_fields(theta))
     torch.testing.assert_close(theta[0] - 1, gradient[0, 0])
+
+
+def test_gradients_that_cancel_in_saturated_samples_hide_nothing() -> None:
+    found = discover(SoftmaxRegression(100 * draw(24, 4), torch.arange(24) % 3))
+    assert (found.dim, found.description) == (5, "translation of W, b in 5 directions")
 
 
 def test_consecutive_linear_layers_have_one_group_each() -> None:
