@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, check_positive, message
-from .action import Action
+from .action import Action, forward_derivative
 from .linalg import eigenvalue_cutoff, solve_psd, symmetric_eigen
 
 # Newton's method on a convex function doubles its digits each time once it is close; this many say that it is not.
@@ -79,6 +79,11 @@ class GaugeCoordinates(NamedTuple):
 
     charge: Tensor
     balanced: Tensor
+
+
+def _shortened(step: Tensor) -> Tensor:
+    """Return a Newton step of length at most 1: far from the solution its model is poor beyond one e-fold."""
+    return step / step.norm(dim=-1, keepdim=True).clamp_min(1.0)
 
 
 class Gauge(Action):
@@ -155,34 +160,51 @@ class Gauge(Action):
         InputError
             If the iteration does not get there: the orbit is not closed and has no balanced point.
         """
-        return self._move_to_charge(self.check_point(theta), self.gauge_level(theta), tolerance)
-
-    def gauge_coordinates(self, theta: Tensor) -> GaugeCoordinates:
-        """Return the charges of a point and its balanced representative; see `from_gauge_coordinates`."""
-        return GaugeCoordinates(self.charge(theta), self.balance(theta))
-
-    def from_gauge_coordinates(self, coordinates: GaugeCoordinates, tolerance: float | None = None) -> Tensor:
-        """Return the point with the given coordinates: the balanced point moved until its charges are those given.
-
-        Inverse of `gauge_coordinates`, by Newton's method with dense fields; see `balance` for the tolerance.
-        """
-        return self._move_to_charge(self.check_point(coordinates.balanced), coordinates.charge, tolerance)
-
-    def _move_to_charge(self, theta: Tensor, charge: Tensor, tolerance: float | None) -> Tensor:
-        limit = self._charge_tolerance(theta, tolerance)
-        basis = self.charge_basis(theta)
+        theta = self.check_point(theta)
+        limit, level, basis = self._charge_tolerance(theta, tolerance), self.gauge_level(theta), self.charge_basis(theta)
         for _ in range(MAX_ITERATIONS):
-            missing = self.charge(theta) - charge
+            missing = self.charge(theta) - level
             if self._within(missing, limit, theta):
                 return theta
             fields = basis @ self.fundamental_vector_fields(theta)
             gram = fields @ fields.mT
             values, vectors = symmetric_eigen(gram)
             step = solve_psd(gram, missing.unsqueeze(-1), values > eigenvalue_cutoff(values), values, vectors)
-            step = step.squeeze(-1) @ basis
-            # Far from the solution the quadratic model is poor: at most one e-fold a step.
-            theta = self.act(self.exp(-step / step.norm(dim=-1, keepdim=True).clamp_min(1.0)), theta)
-        raise self._unbalanced(self.charge(theta) - charge, MAX_ITERATIONS)
+            theta = self.act(self.exp(-_shortened(step.squeeze(-1)) @ basis), theta)
+        raise self._unbalanced(self.charge(theta) - level, MAX_ITERATIONS)
+
+    def gauge_coordinates(self, theta: Tensor) -> GaugeCoordinates:
+        """Return the charges of a point and its balanced representative; see `from_gauge_coordinates`."""
+        return GaugeCoordinates(self.charge(theta), self.balance(theta))
+
+    def from_gauge_coordinates(self, coordinates: GaugeCoordinates, tolerance: float | None = None) -> Tensor:
+        """Return the point exp(ξ)·balanced, ξ non-compact, whose charges are those given.
+
+        Inverse of `gauge_coordinates` where the balanced point lies on the orbit, by Newton's method in ξ with the
+        derivative of the charges column by column; see `balance` for the tolerance.
+
+        Raises
+        ------
+        InputError
+            If no such point is found.
+        """
+        balanced = self.check_point(coordinates.balanced)
+        limit, basis = self._charge_tolerance(balanced, tolerance), self.charge_basis(balanced)
+        xi = balanced.new_zeros(*balanced.shape[:-1], basis.shape[0])
+
+        def charges(coefficients: Tensor) -> Tensor:
+            return self.charge(self.act(self.exp(coefficients @ basis), balanced))
+
+        for _ in range(MAX_ITERATIONS):
+            theta = self.act(self.exp(xi @ basis), balanced)
+            missing = self.charge(theta) - coordinates.charge
+            if self._within(missing, limit, theta):
+                return theta
+            units = torch.eye(basis.shape[0], dtype=xi.dtype, device=xi.device)
+            columns = [forward_derivative(charges, xi, unit.expand(xi.shape).clone()) for unit in units]
+            step = torch.linalg.lstsq(torch.stack(columns, dim=-1), missing.unsqueeze(-1)).solution.squeeze(-1)
+            xi = xi - _shortened(step)
+        raise self._unbalanced(missing, MAX_ITERATIONS)
 
     @staticmethod
     def _charge_tolerance(theta: Tensor, tolerance: float | None) -> float:
