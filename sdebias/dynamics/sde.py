@@ -30,6 +30,9 @@ class SGDSDE(Dynamics):
     ``torchsde.sdeint(sde.bind(problem), theta, ts, dt=1 / substeps)``, with `ts` in updates, has the same law as
     `simulate`.
 
+    Of a problem with a stream, `integrate` takes drift and noise of each solver step and trajectory from a fresh pool
+    of as many samples as the problem's own data have, see `Stream`; the plain torchsde object has those data for ever.
+
     Parameters
     ----------
     learning_rate : float or sequence of float
@@ -158,11 +161,15 @@ class SGDSDE(Dynamics):
     def integrate(self, theta: Tensor, steps: Sequence[int], generator: torch.Generator) -> Tensor:
         """Return θ at each of `steps`, solved by `torchsde.sdeint`; see `Dynamics.integrate`."""
         rows = theta.reshape(-1, theta.shape[-1])
-        brownian = SequentialBrownian((rows.shape[0], self.noise_channels), theta.dtype, generator)
+        shape, fused = (rows.shape[0], self.noise_channels), _Fused(self)
+        if self.bound_problem.stream is None:
+            brownian = SequentialBrownian(shape, theta.dtype, generator)
+        else:
+            brownian = _FreshPools(shape, theta.dtype, generator, fused, theta.shape[:-1])
         # On the CPU whatever the device of the state: the solver compares times on the host without waiting for it.
         times = torch.tensor(list(steps), dtype=torch.float64)
         with torch.no_grad():
-            saved = torchsde.sdeint(_Fused(self), rows, times, bm=brownian, method=self.method, dt=1 / self.substeps)
+            saved = torchsde.sdeint(fused, rows, times, bm=brownian, method=self.method, dt=1 / self.substeps)
         return saved.reshape(len(steps), *theta.shape)
 
 
@@ -172,6 +179,34 @@ class _Fused:
     def __init__(self, sde: SGDSDE) -> None:
         self.noise_type = sde.noise_type
         self.sde_type = sde.sde_type
-        self.f = sde.f
-        self.g_prod = sde.g_prod
-        self.f_and_g_prod = sde.f_and_g_prod
+        self.sde = sde
+
+    def f(self, t: Tensor | float, y: Tensor) -> Tensor:
+        return self.sde.f(t, y)
+
+    def g_prod(self, t: Tensor | float, y: Tensor, v: Tensor) -> Tensor:
+        return self.sde.g_prod(t, y, v)
+
+    def f_and_g_prod(self, t: Tensor | float, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        return self.sde.f_and_g_prod(t, y, v)
+
+
+class _FreshPools(SequentialBrownian):
+    """Brownian motion that gives the SDE of a stream a fresh pool with each increment.
+
+    A solver asks for the increment of a step before it evaluates the SDE, so that all evaluations of the step see one
+    pool, and the order of draws does not depend on where the path is saved.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int], dtype: torch.dtype, generator: torch.Generator, fused: _Fused, lead: torch.Size
+    ) -> None:
+        super().__init__(shape, dtype, generator)
+        self._fused, self._lead = fused, lead
+
+    def __call__(self, ta: float | Tensor, tb: float | Tensor) -> Tensor:
+        problem = self._fused.sde.bound_problem
+        assert problem.stream is not None
+        pool = problem.stream.draw((*self._lead, problem.n_samples), self._generator)
+        self._fused.sde = self._fused.sde.bind(problem.at(pool))
+        return super().__call__(ta, tb)

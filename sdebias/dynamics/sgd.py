@@ -18,6 +18,8 @@ from .base import Dynamics
 class SGD(Dynamics):
     """θ_{k+1} = θ_k − η (1/B) Σ_b ∇ℓ_{i_b}(θ_k).
 
+    Of a problem with a stream, the B samples are drawn from its law, afresh for each update and trajectory.
+
     Parameters
     ----------
     learning_rate : float or sequence of float
@@ -31,7 +33,7 @@ class SGD(Dynamics):
     Raises
     ------
     InputError
-        If a value is out of range; in `bind`, if B > n without replacement.
+        If a value is out of range; in `bind`, if B > n without replacement or without replacement from a stream.
 
     Examples
     --------
@@ -52,8 +54,12 @@ class SGD(Dynamics):
         Raises
         ------
         InputError
-            If the batch is larger than the data without replacement, or see `Dynamics.bind`.
+            If the batch is larger than the data without replacement, if a stream shall be sampled without
+            replacement, or see `Dynamics.bind`.
         """
+        if not self.replacement and problem.stream is not None:
+            want = "true for a stream, whose samples are drawn afresh"
+            raise InputError(message("replacement", want, "false", "set replacement = true"))
         if not self.replacement and self.batch_size > problem.n_samples:
             want = f"at most n = {problem.n_samples} without replacement"
             raise InputError(message("batch_size", want, self.batch_size, "lower it or set replacement = true"))
@@ -72,8 +78,12 @@ class SGD(Dynamics):
         problem, rate = self.bound_problem, self.scale(self.learning_rate)
         saved, wanted = [theta], set(steps)
         for step in range(steps[0], steps[-1]):
-            indices = self._draw(theta.shape[:-1], generator)
-            theta = torch.addcmul(theta, problem.batch_gradient(theta, indices), rate, value=-1)
+            if problem.stream is None:
+                gradient = problem.batch_gradient(theta, self._draw(theta.shape[:-1], generator))
+            else:
+                batch = problem.stream.draw((*theta.shape[:-1], self.batch_size), generator)
+                gradient = problem.at(batch).gradient(theta)
+            theta = torch.addcmul(theta, gradient, rate, value=-1)
             if step + 1 in wanted:
                 saved.append(theta)
         return torch.stack(saved)

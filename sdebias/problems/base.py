@@ -9,26 +9,36 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from ..errors import DataError, InputError, check_count, check_finite, message
 from ..layout import ParameterLayout
-from ..symmetry.bundle import quadratic_form
+from ..symmetry.bundle import Symmetry
+from ..symmetry.gauge import Matrices, quadratic_form
+from .stream import Stream, cast
+
+if TYPE_CHECKING:
+    from .module import ModuleProblem
 
 # Per-sample gradients are formed only where asked for, and then in pieces of at most this many numbers (128 MiB in
 # float64), whatever the number of trajectories.
 CHUNK_ELEMENTS = 2**24
+
+# Below this share of the samples, gathering the rows of a batch is cheaper than weighting all of them.
+GATHER_SHARE = 0.125
 
 
 class Problem(ABC):
     """Losses ℓ_i(θ), i = 1..n, of a model with named parameters; L = mean_i ℓ_i.
 
     A subclass implements `per_sample_loss` and `predictor`; gradients follow by automatic differentiation, and a
-    subclass that knows a closed form overrides them.
+    subclass that knows a closed form overrides them. It reads its data from `samples`, whose entries broadcast against
+    the leading dims of θ: shape (sample, ...), with replicates (replicate, 1, sample, ...), and after `at` one set of
+    samples for each point.
 
     Parameters
     ----------
@@ -36,10 +46,21 @@ class Problem(ABC):
         Names and shapes of the parameters.
     data : mapping of str to (dims, Tensor)
         The tensors that the losses use, each with the names of its dims; `sample` is the sample axis. A leading dim
-        `replicate` holds one data set for each replicate.
+        `replicate` holds one data set for each replicate. Floating, or int64 for labels and indices.
     initial, initial_std : mapping of str to float, nested list or Tensor
         Mean and standard deviation of the initial law θ(0) ~ N(mean, std²), independent entries; each value broadcasts
         to (replicate, *shape) of its parameter. Parameters that are not named start at 0 with deviation 0.
+    dtype : torch.dtype, optional
+        Of the parameters, where no data are floating.
+
+    Attributes
+    ----------
+    samples : dict of str to Tensor
+        The data in the form that broadcasts against θ.
+    n_samples : int
+        n.
+    stream : Stream or None
+        The law of the samples, where dynamics draw fresh ones; the data are then a fixed pool from it.
 
     Raises
     ------
@@ -50,6 +71,7 @@ class Problem(ABC):
     """
 
     model: ClassVar[str]
+    stream: Stream | None = None
 
     def __init__(
         self,
@@ -57,19 +79,28 @@ class Problem(ABC):
         data: Mapping[str, tuple[tuple[str, ...], Tensor]],
         initial: Mapping[str, Any] | None = None,
         initial_std: Mapping[str, Any] | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.layout = layout
         self.data = dict(data)
         tensors = {name: tensor for name, (_, tensor) in self.data.items()}
-        kinds = {(tensor.dtype, tensor.device) for tensor in tensors.values()}
-        if len(kinds) != 1 or not next(iter(kinds))[0].is_floating_point:
+        devices = {tensor.device for tensor in tensors.values()}
+        kinds: set[torch.dtype | None] = {tensor.dtype for tensor in tensors.values() if tensor.dtype != torch.int64}
+        kinds = kinds or {dtype}
+        kind = kinds.pop()
+        if kinds or len(devices) != 1 or kind is None or not kind.is_floating_point:
             got = ", ".join(f"{name} {t.dtype} on {t.device}" for name, t in tensors.items())
             raise DataError(message("data", "one floating dtype and one device", got, "convert with tensor.to(...)"))
-        self.dtype, self.device = next(iter(kinds))
+        self.dtype, self.device = kind, devices.pop()
         for name, tensor in tensors.items():
             check_finite(name, tensor)
         self.n_samples = self._dim_size("sample")
         self.replicates = self._dim_size("replicate") if any("replicate" in dims for dims, _ in data.values()) else None
+        self.samples = {name: t.unsqueeze(1) if "replicate" in dims else t for name, (dims, t) in self.data.items()}
+        self._samples_per_point = False
+        self._first_row: Tensor | None = None
+        if self.replicates is not None:
+            self._first_row = torch.arange(self.replicates, device=self.device)[:, None, None] * self.n_samples
         self.initial = dict(initial or {})
         self.initial_std = dict(initial_std or {})
         for name in (*self.initial, *self.initial_std):
@@ -125,13 +156,28 @@ class Problem(ABC):
     def predictor_labels(self) -> list[str]:
         """Label of each predictor coordinate."""
 
+    def symmetry(self) -> Symmetry | None:
+        """Return the symmetry that the model declares, not yet bound, or None."""
+        return None
+
     def spec(self) -> dict[str, Any]:
         """Return the declaration, without the data, as plain data from which a configuration can build it again."""
         plain = {
             key: {k: v.tolist() if isinstance(v, Tensor) else v for k, v in law.items()}
             for key, law in (("initial", self.initial), ("initial_std", self.initial_std))
         }
+        if self.stream is not None:
+            plain["stream"] = dict(self.stream.declaration)
         return {"model": self.model, **{key: law for key, law in plain.items() if law}}
+
+    @staticmethod
+    def from_module(
+        module: torch.nn.Module, loss_fn: Callable[[Tensor, Tensor], Tensor], X: Any, y: Any, **options: Any
+    ) -> ModuleProblem:
+        """Return any `nn.Module` with a loss for one sample as a problem; see `ModuleProblem`."""
+        from .module import ModuleProblem  # a subclass: its module imports this one
+
+        return ModuleProblem(module, loss_fn, X, y, **options)
 
     # -- what follows ----------------------------------------------------------------------------------------------
 
@@ -148,12 +194,72 @@ class Problem(ABC):
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """Return the problem with its data on another device or in another floating dtype."""
-        return self._with_data({k: (dims, t.to(device=device, dtype=dtype)) for k, (dims, t) in self.data.items()})
+        data = {k: (dims, cast(t, device, dtype)) for k, (dims, t) in self.data.items()}
+        moved = self._with_data(data, dtype or self.dtype)
+        if self.stream is not None:
+            moved.stream = self.stream.to(device, dtype)
+        return moved
 
-    def _with_data(self, data: Mapping[str, tuple[tuple[str, ...], Tensor]]) -> Self:
+    def _with_data(self, data: Mapping[str, tuple[tuple[str, ...], Tensor]], dtype: torch.dtype | None = None) -> Self:
         clone = copy.copy(self)
-        Problem.__init__(clone, self.layout, data, self.initial, self.initial_std)
+        Problem.__init__(clone, self.layout, data, self.initial, self.initial_std, dtype or self.dtype)
         return clone
+
+    def with_stream(self, stream: Stream) -> Self:
+        """Return the problem with fresh samples from `stream` for the dynamics.
+
+        Its own data stay: the fixed pool on which losses, covariances and predictions are evaluated, and whose size is
+        that of the fresh pools of the SDE.
+
+        Raises
+        ------
+        DataError
+            If the stream draws other arrays than those of the data, or other shapes or dtypes.
+        """
+        lead = () if self.replicates is None else (self.replicates, 1)
+        trial = stream.draw((*lead, 2), torch.Generator(self.device).manual_seed(0))
+        got = {name: (tuple(t.shape), t.dtype) for name, t in trial.items()}
+        want = {
+            name: ((*lead, 2, *t.shape[dims.index("sample") + 1 :]), t.dtype)
+            for name, (dims, t) in self.data.items()
+            if "sample" in dims
+        }
+        if got != want:
+            raise DataError(message("stream", f"samples {want}", got, "draw the same arrays as those of the data"))
+        streamed = copy.copy(self)
+        streamed.stream = stream
+        return streamed
+
+    def at(self, samples: Mapping[str, Tensor]) -> Self:
+        """Return the same losses on other samples, one set of them for each point θ.
+
+        Parameters
+        ----------
+        samples : mapping of str to Tensor, shape=(..., sample, ...)
+            The leading dims are those of the points: ([replicate,] trajectory).
+        """
+        view = copy.copy(self)
+        view.samples = {**self.samples, **samples}
+        name = next(iter(samples))
+        view.n_samples = samples[name].shape[self._sample_axis(name)]
+        view._samples_per_point = True
+        return view
+
+    def _sample_axis(self, name: str) -> int:
+        """Return the place of the sample axis of one data array, counted from the end."""
+        dims, _ = self.data[name]
+        return dims.index("sample") - len(dims)
+
+    def _take(self, indices: Tensor) -> dict[str, Tensor]:
+        """Return the samples at `indices`, shape ([replicate,] trajectory, B), as `at` wants them."""
+        flat = (indices if self._first_row is None else indices + self._first_row).flatten()
+        taken = {}
+        for name, (dims, tensor) in self.data.items():
+            if "replicate" in dims:
+                tensor = tensor.flatten(0, 1)
+            if "sample" in dims:
+                taken[name] = tensor.index_select(0, flat).unflatten(0, indices.shape)
+        return taken
 
     def check_theta(self, theta: Tensor) -> Tensor:
         """Return `theta` if its shape fits the problem.
@@ -222,6 +328,8 @@ class Problem(ABC):
         -------
         Tensor, shape=(..., parameter)
         """
+        if indices.shape[-1] <= GATHER_SHARE * self.n_samples and not self._samples_per_point:
+            return self.at(self._take(indices)).gradient(theta)
         weights = torch.zeros(*indices.shape[:-1], self.n_samples, dtype=self.dtype, device=self.device)
         share = torch.full((1,), 1 / indices.shape[-1], dtype=self.dtype, device=self.device)
         weights.scatter_add_(-1, indices, share.expand(indices.shape))
@@ -245,48 +353,62 @@ class Problem(ABC):
             )[0]
         return rows.movedim(0, -2)
 
-    def _chunks(self, theta: Tensor) -> tuple[Tensor, ...]:
+    def _pieces(self, theta: Tensor) -> Iterator[tuple[Self, Tensor]]:
         """Split θ along the axis before `parameter` so that per-sample gradients of a piece stay small."""
         if theta.ndim == 1:
-            return (theta,)
+            yield self, theta
+            return
         per_point = self.n_samples * self.layout.size * math.prod(theta.shape[:-2])
-        return theta.split(max(1, CHUNK_ELEMENTS // max(per_point, 1)), dim=-2)
+        size = max(1, CHUNK_ELEMENTS // max(per_point, 1))
+        for first in range(0, theta.shape[-2], size):
+            piece, problem = theta[..., first : first + size, :], self
+            if self._samples_per_point:
+                names = [name for name, (dims, _) in self.data.items() if "sample" in dims]
+                problem = self.at(
+                    {n: self.samples[n].narrow(self._sample_axis(n) - 1, first, piece.shape[-2]) for n in names}
+                )
+            yield problem, piece
+
+    def _by_pieces(self, function: Callable[[Self, Tensor], Tensor], theta: Tensor, trailing: int = 1) -> Tensor:
+        """Return a function of θ, shape (..., *trailing axes), evaluated piece by piece."""
+        pieces = [function(problem, piece) for problem, piece in self._pieces(theta)]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-trailing - 1)
+
+    def _centred_gradients(self, theta: Tensor) -> Tensor:
+        gradients = self.per_sample_gradient(theta)
+        return gradients - gradients.mean(-2, keepdim=True)
 
     def gradient_variance(self, theta: Tensor) -> Tensor:
         """Return the diagonal of Σ(θ) = Cov_i ∇ℓ_i, shape (..., parameter)."""
-        pieces = [self.per_sample_gradient(piece).var(-2, correction=0) for piece in self._chunks(theta)]
-        return torch.cat(pieces, dim=-2) if theta.ndim > 1 else pieces[0]
+        return self._by_pieces(lambda problem, piece: problem.per_sample_gradient(piece).var(-2, correction=0), theta)
 
-    def gradient_noise_trace(self, theta: Tensor, matrices: Tensor) -> Tensor:
+    def gradient_noise_trace(self, theta: Tensor, matrices: Matrices) -> Tensor:
         """Return tr(Σ A_a) for symmetric A_a, without forming Σ.
 
         Parameters
         ----------
         theta : Tensor, shape=(..., parameter)
-        matrices : Tensor, shape=(charge, parameter) or (charge, parameter, parameter)
-            Diagonals, or full matrices.
+        matrices : Tensor or QuadraticForms, shape=(charge, parameter) or (charge, parameter, parameter)
+            Diagonals, full matrices, or operators.
 
         Returns
         -------
         Tensor, shape=(..., charge)
         """
-        if matrices.ndim == 2:
+        if isinstance(matrices, Tensor) and matrices.ndim == 2:
             return self.gradient_variance(theta) @ matrices.mT
-        pieces = []
-        for piece in self._chunks(theta):
-            gradients = self.per_sample_gradient(piece)
-            centred = gradients - gradients.mean(-2, keepdim=True)
-            pieces.append(quadratic_form(matrices, centred).mean(-2))
-        return torch.cat(pieces, dim=-2) if theta.ndim > 1 else pieces[0]
+        return self._by_pieces(
+            lambda problem, piece: quadratic_form(matrices, problem._centred_gradients(piece)).mean(-2), theta
+        )
 
     def gradient_noise_covariance(self, theta: Tensor) -> Tensor:
         """Return Σ(θ) = Cov_i ∇ℓ_i (divided by n), shape (..., parameter, parameter). Large: d² numbers a point."""
-        pieces = []
-        for piece in self._chunks(theta):
-            gradients = self.per_sample_gradient(piece)
-            centred = gradients - gradients.mean(-2, keepdim=True)
-            pieces.append(centred.mT @ centred / self.n_samples)
-        return torch.cat(pieces, dim=-3) if theta.ndim > 1 else pieces[0]
+
+        def covariance(problem: Self, piece: Tensor) -> Tensor:
+            centred = problem._centred_gradients(piece)
+            return centred.mT @ centred / problem.n_samples
+
+        return self._by_pieces(covariance, theta, trailing=2)
 
 
 def as_data(name: str, value: Any, dims: int, like: Tensor | None = None) -> Tensor:
@@ -307,3 +429,27 @@ def as_data(name: str, value: Any, dims: int, like: Tensor | None = None) -> Ten
         want = f"{dims} axes, or {dims + 1} with a leading replicate axis"
         raise DataError(message(name, want, f"shape {tuple(tensor.shape)}", "reshape it"))
     return tensor
+
+
+def linear_map(inputs: Tensor, weights: Tensor) -> Tensor:
+    """Return W x for each sample x, as one matrix product wherever trajectories share their samples.
+
+    Parameters
+    ----------
+    inputs : Tensor, shape=(sample, in), (..., 1, sample, in) or (..., trajectory, sample, in)
+    weights : Tensor, shape=(..., trajectory, out, in) or (out, in)
+
+    Returns
+    -------
+    Tensor, shape=(..., trajectory, sample, out)
+    """
+    if weights.ndim == 2 or (inputs.ndim > 2 and inputs.shape[-3] != 1):
+        return inputs @ weights.mT
+    shared = inputs if inputs.ndim == 2 else inputs.squeeze(-3)
+    products = weights.flatten(-3, -2) @ shared.mT
+    return products.unflatten(-2, weights.shape[-3:-1]).mT
+
+
+def fan_in_law(layout: ParameterLayout) -> dict[str, float]:
+    """Return the standard deviation 1/√(length of the last axis) for each parameter."""
+    return {name: shape[-1] ** -0.5 for name, shape in layout.shapes.items()}

@@ -1,6 +1,8 @@
 """Symmetry groups of a problem and the geometry of their orbits."""
 
 from .bundle import Symmetry as Symmetry
+from .discovered import DiscoveredSymmetry as DiscoveredSymmetry
+from .discovery import discover as discover
 from .gauge import GaugeCoordinates as GaugeCoordinates
 from .gauge import QuadraticForms as QuadraticForms
 from .groups import FromAction as FromAction

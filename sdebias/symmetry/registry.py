@@ -7,11 +7,22 @@ from typing import Any
 
 from ..errors import ConfigError, check_choice, message
 from .bundle import Symmetry
+from .discovered import DiscoveredSymmetry
 from .groups import FromAction, FromFields, GeneralLinear, Orthogonal, Product, Rescaling, Scaling, Translation
 
 GROUPS: dict[str, type[Symmetry]] = {
     cls.__name__: cls
-    for cls in (Rescaling, GeneralLinear, Orthogonal, Scaling, Translation, Product, FromAction, FromFields)
+    for cls in (
+        Rescaling,
+        GeneralLinear,
+        Orthogonal,
+        Scaling,
+        Translation,
+        Product,
+        FromAction,
+        FromFields,
+        DiscoveredSymmetry,
+    )
 }
 """The groups that a configuration can name."""
 
@@ -42,6 +53,8 @@ def from_spec(spec: Mapping[str, Any], *, allow_import: bool = False) -> Symmetr
         if "factors" in fields:
             factors = [from_spec(factor, allow_import=allow_import) for factor in fields.pop("factors")]
             return group(*factors, **fields)
+        if group is DiscoveredSymmetry:
+            return group.from_spec(spec)
         if group in (FromAction, FromFields):
             return group(**fields)
         return group(*fields.pop("parameters"), **fields)

@@ -1,0 +1,229 @@
+"""Any `torch.nn.Module` as a problem."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from ..errors import DataError, InputError, check_flag, message
+from ..layout import ParameterLayout
+from .base import Problem
+from .stream import cast
+
+
+class ModuleProblem(Problem):
+    """Losses ℓ_i(θ) = loss_fn(module(x_i), y_i) of a module that treats each sample of a batch on its own.
+
+    Parameters keep their names, such as ``0.weight``; tied weights are one parameter, that of the first name.
+    Parameters with ``requires_grad=False`` and buffers are constants. The module is copied, never changed, and
+    evaluated for all trajectories at once by `torch.func.functional_call` under `torch.func.vmap`.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Maps a batch (sample, ...) to outputs (sample, ...).
+    loss_fn : callable
+        ``loss_fn(output, target)`` of one sample, without batch axis, returns a scalar: ``nn.CrossEntropyLoss()``,
+        ``torch.nn.functional.mse_loss`` and the like.
+    X, y : array, shape=(sample, ...) or, with `replicated`, (replicate, sample, ...)
+        Floating, in the dtype of the module, or whole numbers such as classes and tokens.
+    replicated : bool
+        Whether X and y have a leading replicate axis.
+    initial : mapping, optional
+        Means of the initial law that differ from the module's own parameters.
+    initial_std : mapping, optional
+        Standard deviations of the initial law, by default 0: every trajectory starts at the module.
+    predictor : callable, optional
+        ``predictor(named)`` of the named parameters of one point returns a 1-D tensor of predictor coordinates. By
+        default the outputs on X.
+    predictor_labels : sequence of str, optional
+        Labels of the coordinates, by default ``output[sample,...]``, or ``predictor[i]`` for a function.
+
+    Raises
+    ------
+    InputError
+        If the module has nothing to train, is random or mixes samples (dropout, batch normalisation in training mode),
+        or the loss is not a scalar.
+    DataError
+        If X and y do not match each other or the dtype of the module, or are not finite.
+    """
+
+    model: ClassVar[str] = "ModuleProblem"
+
+    def __init__(
+        self,
+        module: nn.Module,
+        loss_fn: Callable[[Tensor, Tensor], Tensor],
+        X: Any,
+        y: Any,
+        *,
+        replicated: bool = False,
+        initial: Mapping[str, Any] | None = None,
+        initial_std: Mapping[str, Any] | None = None,
+        predictor: Callable[[Mapping[str, Tensor]], Tensor] | None = None,
+        predictor_labels: Sequence[str] | None = None,
+    ) -> None:
+        if not isinstance(module, nn.Module):
+            raise InputError(message("module", "a torch.nn.Module", type(module).__name__, "wrap it in one"))
+        _refuse_random_layers(module)
+        self.module, self.loss_fn = copy.deepcopy(module), loss_fn
+        named = dict(self.module.named_parameters())
+        trained = {name: p.detach() for name, p in named.items() if p.requires_grad}
+        kinds = {p.dtype for p in trained.values()}
+        if len(kinds) != 1:
+            got = ", ".join(map(str, kinds)) or "no parameter that requires a gradient"
+            raise InputError(message("module", "parameters to train, of one dtype", got, "convert the module"))
+        kind = kinds.pop()
+        self.constants = {name: p.detach() for name, p in named.items() if not p.requires_grad}
+        self.constants |= {name: b.detach() for name, b in self.module.named_buffers()}
+        lead = ("replicate",) if check_flag("replicated", replicated) else ()
+        data = {name: _as_samples(name, value, lead, kind) for name, value in (("X", X), ("y", y))}
+        layout = ParameterLayout({name: tuple(p.shape) for name, p in trained.items()})
+        super().__init__(layout, data, {**trained, **(initial or {})}, initial_std, kind)
+        self._predictor, self._labels = predictor, predictor_labels
+        self._labels = self._check_evaluation()
+
+    def spec(self) -> dict[str, Any]:
+        """Return the module and loss as text beside the initial law; a configuration cannot build them again."""
+        loss = getattr(self.loss_fn, "__name__", repr(self.loss_fn))
+        return {**super().spec(), "module": repr(self.module), "loss_fn": loss}
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Return the problem, with the constants of its module, on another device or in another floating dtype."""
+        moved = super().to(device, dtype)
+        moved.constants = {name: cast(t, device, dtype) for name, t in self.constants.items()}
+        return moved
+
+    # -- evaluation ------------------------------------------------------------------------------------------------
+
+    def _outputs_of_one(self, theta: Tensor, inputs: Tensor) -> Tensor:
+        """Return the module's outputs for one point (parameter,), shape (sample, ...)."""
+        return functional_call(self.module, {**self.constants, **self.layout.unflatten(theta)}, (inputs,))
+
+    def _losses_of_one(self, theta: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the losses for one point, shape (sample,)."""
+        losses = vmap(self.loss_fn)(self._outputs_of_one(theta, inputs), targets)
+        if losses.ndim != 1:
+            remedy = "give a loss that reduces one sample to a number, such as one with reduction='mean'"
+            raise InputError(message("loss_fn", "a scalar for one sample", f"shape {tuple(losses.shape[1:])}", remedy))
+        return losses
+
+    def _over_points(self, function: Callable[..., Tensor], theta: Tensor, names: Sequence[str]) -> Tensor:
+        """Evaluate a function of one point and samples at all points, each with its own samples or shared ones.
+
+        One vmap for each leading axis, the innermost first; data without that axis are shared along it.
+        """
+        lead = self.check_theta(theta).shape[:-1]
+        arrays, shared = [], []
+        for name in names:
+            array = self.samples[name]
+            axes = array.ndim + self._sample_axis(name)  # leading axes before the sample axis
+            widths = (1,) * (len(lead) - axes) + tuple(array.shape[:axes])
+            lead = torch.broadcast_shapes(lead, widths)
+            shared.append([width == 1 for width in widths])
+            arrays.append(array.reshape(*(width for width in widths if width != 1), *array.shape[axes:]))
+        for axis in reversed(range(len(lead))):
+            function = vmap(function, in_dims=(0, *(None if flags[axis] else 0 for flags in shared)))
+        return function(theta.expand(*lead, theta.shape[-1]), *arrays)
+
+    def per_sample_loss(self, theta: Tensor) -> Tensor:
+        """Return loss_fn(module(x_i), y_i), shape (..., sample)."""
+        return self._over_points(self._losses_of_one, theta, ("X", "y"))
+
+    def predictor(self, theta: Tensor) -> Tensor:
+        """Return the outputs on the data, or the function that was given, shape (..., predictor)."""
+        function = self._predictor
+        if function is not None:
+            return self._over_points(lambda point: function(self.layout.unflatten(point)), theta, ())
+        return self._over_points(lambda point, x: self._outputs_of_one(point, x).flatten(), theta, ("X",))
+
+    @property
+    def predictor_labels(self) -> list[str]:
+        """Labels ``output[sample,...]``, or those that were given."""
+        return list(self._labels or ())
+
+    def _check_evaluation(self) -> list[str]:
+        """Evaluate one point and return the predictor's labels.
+
+        Raises
+        ------
+        InputError
+            If it fails, uses random numbers, mixes samples, or the predictor has another shape than its labels.
+        """
+        lead = () if self.replicates is None else (1, 1)
+        theta = self._initial_law[0].reshape(-1, self.layout.size)[0].expand(*lead, -1)
+        inputs = self.data["X"][1] if self.replicates is None else self.data["X"][1][0]
+        try:
+            with torch.no_grad():
+                losses = self.per_sample_loss(theta)
+                coordinates = self.predictor(theta)
+                output = self._outputs_of_one(theta.reshape(-1), inputs)
+                alone = self._outputs_of_one(theta.reshape(-1), inputs[:1])
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            if isinstance(error, InputError):
+                raise
+            reason = " ".join(str(error).split())
+            remedy = "the module must map (sample, ...) to (sample, ...) without random numbers or in-place changes"
+            raise InputError(message("module", "one that evaluates on X and y", reason[:300], remedy)) from None
+        if losses.shape[-1] != self.n_samples or output.shape[:1] != (self.n_samples,):
+            want = f"{self.n_samples} outputs and losses"
+            raise InputError(message("module", want, tuple(output.shape), "keep the sample axis first"))
+        tolerance = 100 * torch.finfo(self.dtype).eps ** 0.5
+        if not torch.allclose(alone, output[:1], rtol=tolerance, atol=tolerance):
+            remedy = "call module.eval() if it normalises over the batch"
+            got = "an output that changes with the other samples of the batch"
+            raise InputError(message("module", "samples treated one by one", got, remedy))
+        if coordinates.ndim != len(lead) + 1:
+            got = f"shape {tuple(coordinates.shape[len(lead) :])}"
+            raise InputError(message("predictor", "a 1-D tensor of coordinates", got, "flatten it"))
+        count = coordinates.shape[-1]
+        if self._labels is not None:
+            labels = list(map(str, self._labels))
+        elif self._predictor is not None:
+            labels = [f"predictor[{i}]" for i in range(count)]
+        else:
+            labels = ParameterLayout({"output": tuple(output.shape)}).labels
+        if len(labels) != count:
+            raise InputError(message("predictor_labels", f"{count} labels", len(labels), "give one per coordinate"))
+        return labels
+
+
+def _refuse_random_layers(module: nn.Module) -> None:
+    """Raise InputError if a layer is random or couples samples in its present mode."""
+    for name, layer in module.named_modules():
+        batch = isinstance(layer, nn.modules.batchnorm._NormBase) and layer.track_running_stats
+        dropout = layer.p if isinstance(layer, nn.modules.dropout._DropoutNd) else getattr(layer, "dropout", 0)
+        random = isinstance(layer, nn.RReLU) or (isinstance(dropout, float | int) and dropout > 0)
+        if layer.training and (batch or random):
+            reason = "couples the samples of a batch" if batch else "draws random numbers of its own"
+            want = "losses that are functions of the parameters and one sample"
+            got = f"layer {name or 'module'!r} ({type(layer).__name__}), which in training mode {reason}"
+            raise InputError(message("module", want, got, "call module.eval() first"))
+
+
+def _as_samples(name: str, value: Any, lead: tuple[str, ...], kind: torch.dtype) -> tuple[tuple[str, ...], Tensor]:
+    """Return a data array with the names of its dims.
+
+    Raises
+    ------
+    DataError
+        If it has no sample axis, or is floating and not of the module's dtype.
+    """
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(message(name, "a numeric array", type(value).__name__, f"convert it ({error})")) from None
+    if not tensor.is_floating_point():
+        tensor = tensor.long()
+    elif tensor.dtype != kind:
+        remedy = "convert the data, or the module with module.to(dtype)"
+        raise DataError(message(name, f"the module's dtype {kind}", tensor.dtype, remedy))
+    dims = (*lead, "sample")
+    if tensor.ndim < len(dims):
+        raise DataError(message(name, f"axes {dims} first", f"shape {tuple(tensor.shape)}", "add the missing axis"))
+    return (*dims, *(f"{name}_axis{i}" for i in range(1, tensor.ndim - len(dims) + 1))), tensor
