@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -22,8 +22,8 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 class ProblemLaws:
     """What holds for every model. A subclass gives arrays and options of a small problem with at least 9 samples."""
 
-    model: type[Problem]
-    options: dict[str, Any] = {}  # noqa: RUF012
+    model: Any
+    options: ClassVar[dict[str, Any]] = {}
 
     def arrays(self, seed: int) -> tuple[Tensor, ...]:
         """Return the arrays of one data set, those that the constructor takes by position."""
@@ -168,7 +168,8 @@ class ModelLaws(ProblemLaws):
 
     def test_spec_builds_it_again(self, single: Problem) -> None:
         spec = single.spec()
-        again = MODELS[spec.pop("model")](*self.arrays(0), **spec)
+        model: Any = MODELS[spec.pop("model")]
+        again = model(*self.arrays(0), **spec)
         assert again.spec() == single.spec()
         assert again.layout.labels == single.layout.labels
         theta = self.points(single)

@@ -26,12 +26,12 @@ class LinearData:
 
 class TestHadamard(LinearData, ModelLaws):
     model = P.HadamardRegression
-    options = {"initial": {"p": 1.0, "q": [0.1, 0.2, 0.3, 0.4]}}
+    options: ClassVar[dict[str, Any]] = {"initial": {"p": 1.0, "q": [0.1, 0.2, 0.3, 0.4]}}
 
 
 class TestDeepDiagonal(LinearData, ModelLaws):
     model = P.DeepDiagonalRegression
-    options = {"depth": 3, "features": ["a", "b", "c", "d"]}
+    options: ClassVar[dict[str, Any]] = {"depth": 3, "features": ["a", "b", "c", "d"]}
 
     def test_equation(self) -> None:
         problem = self.build(*self.arrays(0))
@@ -42,7 +42,7 @@ class TestDeepDiagonal(LinearData, ModelLaws):
 
 class TestDeepDiagonalOfDepthTwo(LinearData, ModelLaws):
     model = P.DeepDiagonalRegression
-    options = {"depth": 2}
+    options: ClassVar[dict[str, Any]] = {"depth": 2}
 
 
 class TestCumulativeSum(LinearData, ModelLaws):
@@ -64,7 +64,7 @@ class TestNormalized(LinearData, ModelLaws):
 
 class TestShallowReLU(ModelLaws):
     model = P.ShallowReLU
-    options = {"units": 5}
+    options: ClassVar[dict[str, Any]] = {"units": 5}
 
     def arrays(self, seed: int) -> tuple[Tensor, ...]:
         return normal(16, 3, seed=seed), normal(16, seed=seed + 10)
@@ -80,7 +80,7 @@ class TestShallowReLU(ModelLaws):
 class CompletionData:
     """A 5×6 matrix of which 18 entries are observed."""
 
-    model = P.MatrixFactorization
+    model: Any = P.MatrixFactorization
     options: ClassVar[dict[str, Any]] = {"rank": 2}
 
     def arrays(self, seed: int) -> tuple[Tensor, ...]:
@@ -127,7 +127,7 @@ class TestAttention(ModelLaws):
 
 class TestSoftmax(ModelLaws):
     model = P.SoftmaxRegression
-    options = {"classes": 3}
+    options: ClassVar[dict[str, Any]] = {"classes": 3}
 
     def arrays(self, seed: int) -> tuple[Tensor, ...]:
         return normal(16, 4, seed=seed), torch.randint(3, (16,), generator=torch.Generator().manual_seed(seed))
@@ -143,7 +143,7 @@ class TestSoftmax(ModelLaws):
 
 
 class TestSoftmaxWithoutBias(TestSoftmax):
-    options = {"classes": 3, "bias": False}
+    options: ClassVar[dict[str, Any]] = {"classes": 3, "bias": False}
 
 
 class WeightDecayLaws(ProblemLaws):

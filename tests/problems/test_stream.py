@@ -102,6 +102,7 @@ class TestWithStream:
         problem = relu()
         decayed = WeightDecay(problem, 0.1)
         assert decayed.stream is problem.stream
+        assert decayed.stream is not None
         batch = decayed.stream.draw((2,), generator())
         theta = decayed.draw_initial(1, generator())[0]
         torch.testing.assert_close(decayed.at(batch).gradient(theta), problem.at(batch).gradient(theta) + 0.1 * theta)
