@@ -25,7 +25,7 @@ class LinearRegression(Regression):
     X : array, shape=(sample, feature) or (replicate, sample, feature)
     y : array, shape=(sample,) or (replicate, sample)
     features : sequence of str, optional
-        Names of the features; indices where absent.
+        Names of the features, among the sizes of the model; indices where absent.
     initial, initial_std : mapping, optional
         Initial law, see `Regression`.
 
@@ -34,18 +34,6 @@ class LinearRegression(Regression):
     DataError
         If shapes do not match, or entries are not finite.
     """
-
-    def __init__(
-        self,
-        X: Any,
-        y: Any,
-        *,
-        features: Sequence[str] | None = None,
-        initial: Mapping[str, Any] | None = None,
-        initial_std: Mapping[str, Any] | None = None,
-        **sizes: Any,
-    ) -> None:
-        super().__init__(X, y, features=features, initial=initial, initial_std=initial_std, **sizes)
 
     @property
     def features(self) -> list[str]:

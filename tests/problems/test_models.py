@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, ClassVar
 
 import numpy as np
@@ -225,3 +226,9 @@ def test_refusals(model: type[Problem], arrays: tuple[Any, ...], options: dict[s
 def test_weight_decay_must_be_positive(gamma: Any, problem: Problem) -> None:
     with pytest.raises(InputError, match="weight_decay"):
         WeightDecay(problem, gamma)
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=str)
+def test_constructors_name_all_their_arguments(model: type[Problem]) -> None:
+    kinds = {parameter.kind for parameter in inspect.signature(model).parameters.values()}
+    assert kinds <= {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
