@@ -46,8 +46,7 @@ class DiagonalRegression(LinearRegression):
         if torch.is_grad_enabled():
             return torch.cat([slope * partial for partial in partials], dim=-1)
         # Written in place: joining the parts afterwards would be a sixth of the cost of a step.
-        lead = torch.broadcast_shapes(slope.shape[:-1], partials[0].shape[:-1])
-        gradient = slope.new_empty(*lead, self.layout.size)
+        gradient = slope.new_empty(*slope.shape[:-1], self.layout.size)
         for span, partial in zip(self.layout.slices.values(), partials, strict=True):
             torch.mul(slope, partial, out=gradient[..., span])
         return gradient

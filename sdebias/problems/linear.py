@@ -25,7 +25,7 @@ class LinearRegression(Regression):
     X : array, shape=(sample, feature) or (replicate, sample, feature)
     y : array, shape=(sample,) or (replicate, sample)
     features : sequence of str, optional
-        Names of the features; indices where absent.
+        Names of the features, among the sizes of the model; indices where absent.
     initial, initial_std : mapping, optional
         Initial law, see `Regression`.
 
@@ -34,18 +34,6 @@ class LinearRegression(Regression):
     DataError
         If shapes do not match, or entries are not finite.
     """
-
-    def __init__(
-        self,
-        X: Any,
-        y: Any,
-        *,
-        features: Sequence[str] | None = None,
-        initial: Mapping[str, Any] | None = None,
-        initial_std: Mapping[str, Any] | None = None,
-        **sizes: Any,
-    ) -> None:
-        super().__init__(X, y, features=features, initial=initial, initial_std=initial_std, **sizes)
 
     @property
     def features(self) -> list[str]:
@@ -73,7 +61,10 @@ class LinearRegression(Regression):
 
     @abstractmethod
     def pull_back(self, named: Mapping[str, Tensor], slope: Tensor) -> Tensor:
-        """Return J_Fᵀ s, shape (..., parameter), for a gradient s in w, shape (..., feature)."""
+        """Return J_Fᵀ s, shape (..., parameter), for a gradient s in w, shape (..., feature).
+
+        The leading dims of s include those of the parameters.
+        """
 
     @classmethod
     def output(cls, named: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
@@ -92,6 +83,10 @@ class LinearRegression(Regression):
     def predictor(self, theta: Tensor) -> Tensor:
         """Return w, shape (..., feature)."""
         return self.weights(self._named(theta))
+
+    def _named(self, theta: Tensor) -> dict[str, Tensor]:
+        self.check_theta(theta)  # all parameters are vectors: no need to reshape
+        return {name: theta[..., span] for name, span in self.layout.slices.items()}
 
     def _precompute(self) -> None:
         # ‖Xw − y‖² = ‖Rw − Qᵀy‖² + ‖y − QQᵀy‖² with X = QR: the loss and its gradient need min(n, features) rows
@@ -138,9 +133,10 @@ class LinearRegression(Regression):
         if indices.shape[-1] > GATHER_SHARE * self.n_samples or self._samples_per_point:
             return super().batch_gradient(theta, indices)
         batch = self._take(indices)
-        residual = torch.linalg.vecdot(batch["X"], self.predictor(theta).unsqueeze(-2)) - batch["y"]
+        named = self._named(theta)
+        residual = torch.linalg.vecdot(batch["X"], self.weights(named).unsqueeze(-2)) - batch["y"]
         slopes = batch["X"] * residual.unsqueeze(-1)
-        return self.pull_back(self._named(theta), slopes.mean(-2) if indices.shape[-1] > 1 else slopes.squeeze(-2))
+        return self.pull_back(named, slopes.mean(-2) if indices.shape[-1] > 1 else slopes.squeeze(-2))
 
     def per_sample_gradient(self, theta: Tensor) -> Tensor:
         """Return ∇ℓ_i = r_i J_Fᵀ x_i, shape (..., sample, parameter)."""

@@ -155,7 +155,7 @@ class ModuleProblem(Problem):
         InputError
             If it fails, uses random numbers, mixes samples, or the predictor has another shape than its labels.
         """
-        lead = () if self.replicates is None else (1, 1)
+        lead = (1,) if self.replicates is None else (1, 1)
         theta = self._initial_law[0].reshape(-1, self.layout.size)[0].expand(*lead, -1)
         inputs = self.data["X"][1] if self.replicates is None else self.data["X"][1][0]
         try:

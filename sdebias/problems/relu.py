@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from ..errors import check_count
@@ -78,6 +79,16 @@ class ShallowReLU(Regression):
         """Return Σ_j v_j max(0, W_j·x), shape (..., sample)."""
         hidden = linear_map(inputs, named["W"]).relu()
         return (hidden @ named["v"].unsqueeze(-1)).squeeze(-1)
+
+    def weighted_gradient(self, theta: Tensor, weights: Tensor) -> Tensor:
+        """Return ∇ Σ_i c_i ℓ_i in closed form: Σ_i e_i v_j 1[W_j·x_i > 0] x_i and Σ_i e_i max(0, W_j·x_i)."""
+        named, inputs = self._named(theta), self.samples["X"]
+        hidden = linear_map(inputs, named["W"]).relu()
+        outgoing = named["v"].unsqueeze(-1)
+        errors = weights.unsqueeze(-1) * ((hidden @ outgoing) - self.samples["y"].unsqueeze(-1))
+        slopes = errors * (hidden > 0) * outgoing.mT
+        incoming = linear_map(inputs.mT, slopes.mT).mT.flatten(-2)
+        return torch.cat([incoming, (hidden * errors).sum(-2)], dim=-1)
 
     @property
     def predictor_labels(self) -> list[str]:
