@@ -15,7 +15,7 @@ import xarray as xr
 
 from .dynamics import DYNAMICS, Dynamics
 from .errors import ConfigError, DataError, DeviceError, InputError, check_choice, check_count, message, nearest
-from .problems import MODELS, Problem
+from .problems import MODELS, Problem, Regression, WeightDecay
 from .storage import open_dataset
 from .symmetry import GROUPS, DiscoveredSymmetry, FromAction, FromFields, Product, Symmetry, from_spec
 
@@ -105,7 +105,8 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Run:
     changes = {key: value for key, value in (overrides or {}).items() if value is not None}
     settings = _build(path, "run", RunSettings, {**table["run"], **changes})
     problem = _problem(path, dict(table["problem"]), data, settings)
-    return Run(path, problem, _symmetry(path, table["symmetry"]), _dynamics(path, table["dynamics"]), settings)
+    symmetry = _symmetry(path, table["symmetry"], problem)
+    return Run(path, problem, symmetry, _dynamics(path, table["dynamics"]), settings)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -162,7 +163,7 @@ def _check_keys(
 
 def _build(path: Path, section: str, make: Callable[..., T], table: Mapping[str, Any]) -> T:
     """Call `make` with the keys of a section, after checking them against its signature."""
-    parameters = {k: p for k, p in inspect.signature(make).parameters.items() if k != "problem"}
+    parameters = inspect.signature(make).parameters
     needed = [key for key, parameter in parameters.items() if parameter.default is parameter.empty]
     _check_keys(path, section, table, parameters, needed)
     try:
@@ -182,11 +183,14 @@ def _dynamics(path: Path, table: Mapping[str, Any]) -> dict[str, Dynamics]:
         if not name.replace("_", "").replace("-", "").isalnum():
             remedy = "use letters, digits, - and _"
             raise ConfigError(f"{path}: " + message(f"[{where}]", "a name that can be a file's", repr(name), remedy))
-        found[name] = _build(path, where, _named(path, where, "type", section, DYNAMICS), _without(section, "type"))
+        kind = _named(path, where, "type", section, DYNAMICS)
+        if "problem" in section:
+            raise ConfigError(f"{path}: unknown key 'problem' in [{where}]; the problem has a section of its own")
+        found[name] = _build(path, where, kind, _without(section, "type"))
     return found
 
 
-def _symmetry(path: Path, section: dict[str, Any]) -> Symmetry:
+def _symmetry(path: Path, section: dict[str, Any], problem: Problem) -> Symmetry:
     group = _named(path, "symmetry", "group", section, GROUPS)
     content = "factors" if group is Product else "parameters"
     if group not in (FromAction, FromFields, DiscoveredSymmetry):
@@ -196,33 +200,62 @@ def _symmetry(path: Path, section: dict[str, Any]) -> Symmetry:
             got = repr(section[content])
             raise ConfigError(f"{path} [symmetry]: " + message(content, "a list", got, remedy))
     try:
-        return from_spec(section)
+        symmetry = from_spec(section)
+        bound = symmetry.bind(problem)
     except InputError as error:
-        raise ConfigError(f"{path} [symmetry]: {error}") from None
+        raise type(error)(f"{path} [symmetry]: {error}") from None
+    if not bound.charge_labels:
+        raise ConfigError(f"{path} [symmetry]: {symmetry!r} has no charges, so there is no orbit drift to compare")
+    return symmetry
 
 
 def _problem(path: Path, section: dict[str, Any], data: xr.Dataset | None, settings: RunSettings) -> Problem:
     model = _named(path, "problem", "model", section, MODELS)
     section = _without(section, "model")
-    if data is None:
-        if not isinstance(section.get("data"), str):
-            raise ConfigError(f"{path}: missing key 'data' in [problem]; name a netCDF file, relative to this file")
-        data = _open_data(path.parent / section.pop("data"))
-    arguments = dict(section)
+    decay = section.pop("weight_decay", None)
+    if "stream" in section:
+        problem = _streamed(path, model, section.pop("stream"), section)
+    else:
+        if data is None:
+            if not isinstance(section.get("data"), str):
+                raise ConfigError(f"{path}: missing key 'data' in [problem]; name a netCDF file, relative to this file")
+            data = _open_data(path.parent / section.pop("data"))
+        problem = _build(path, "problem", model, {**section, **_arrays(path, model, section, data)})
+    if decay is not None:
+        problem = _build(path, "problem", WeightDecay, {"problem": problem, "weight_decay": decay})
+    return problem.to(resolve_device(settings.device), DTYPES[settings.dtype])
+
+
+def _arrays(path: Path, model: type[Problem], section: Mapping[str, Any], data: xr.Dataset) -> dict[str, Any]:
+    """Return the arguments of a model that the data hold: arrays by name, and the labels of the features."""
+    found: dict[str, Any] = {}
     parameters = inspect.signature(model).parameters
     for name, parameter in parameters.items():
-        if parameter.default is parameter.empty:
-            if name not in data:
-                raise DataError(
-                    message(str(path), f"data with a variable {name!r}", "none", nearest(name, map(str, data)))
-                )
-            arguments[name] = data[name].values
-    inputs = data.get("X")
-    if "features" in parameters and "features" not in arguments and inputs is not None:
-        labels = inputs.coords.get(inputs.dims[-1])
-        arguments |= {"features": list(labels.values)} if labels is not None else {}
-    device = resolve_device(settings.device)
-    return _build(path, "problem", model, arguments).to(device, DTYPES[settings.dtype])
+        if name in data:
+            found[name] = data[name].values
+        elif parameter.default is parameter.empty:
+            names = nearest(name, map(str, data))
+            raise DataError(message(str(path), f"data with a variable {name!r}", "none", names))
+    if "features" in parameters and "features" not in section and "X" in data:
+        labels = data["X"].coords.get(data["X"].dims[-1])
+        found |= {"features": [str(label) for label in labels.values]} if labels is not None else {}
+    return found
+
+
+def _streamed(path: Path, model: type[Problem], stream: Any, section: dict[str, Any]) -> Problem:
+    """Return a model that draws its samples from a teacher."""
+    if not issubclass(model, Regression) or not isinstance(stream, dict) or stream.get("law") != "teacher-student":
+        want = "stream = { law = 'teacher-student', input_shape = [...], ... } of a regression model"
+        raise ConfigError(f"{path} [problem]: " + message("stream", want, repr(stream), "write it so, or give data"))
+    stream = _without(stream, "law")
+    valid = [key for key in inspect.signature(model.teacher_student).parameters if key not in ("device", "options")]
+    _check_keys(path, "problem.stream", stream, valid, ("input_shape",))
+    dtype = check_choice("stream.dtype", stream.pop("dtype", "float64"), list(DTYPES), ConfigError)
+    _check_keys(path, "problem", section, inspect.signature(model).parameters, ())
+    try:
+        return model.teacher_student(**stream, dtype=DTYPES[dtype], **section)
+    except InputError as error:
+        raise type(error)(f"{path} [problem]: {error}") from None
 
 
 def _open_data(path: Path) -> xr.Dataset:

@@ -11,6 +11,8 @@ import torch
 import sdebias as sb
 
 ROOT = Path(__file__).parents[1]
+# The tensors of the tests are small: a second thread costs more than it gives, most of all on a busy machine.
+torch.set_num_threads(1)
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
@@ -19,6 +21,25 @@ def regression(features: int = 3, samples: int = 12, seed: int = 0) -> tuple[np.
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((samples, features))
     return X, X @ rng.standard_normal(features) + 0.5 * rng.standard_normal(samples)
+
+
+def every_model() -> list[sb.Problem]:
+    """Return a small instance of every model, some with replicates, weight decay or a stream."""
+    rng = np.random.default_rng(0)
+    X, y = regression()
+    tokens, heads = rng.standard_normal((6, 4, 3)), rng.standard_normal((6, 4, 2))
+    models = sb.problems
+    return [
+        models.HadamardRegression(X, y, initial_std={"p": 1.0, "q": 1.0}),
+        models.DeepDiagonalRegression(np.stack([X, -X]), np.stack([y, 2 * y]), depth=3, initial_std={"u1": 0.5}),
+        models.CumulativeSumRegression(X, y, initial_std={"p": 0.5, "q": 0.5}),
+        models.NormalizedRegression(X, y),
+        models.ShallowReLU(X, y, units=4),
+        models.ShallowReLU.teacher_student(3, units=4, label_noise=0.1, pool=16, seed=2),
+        models.MatrixFactorization(rng.standard_normal((4, 3)), rng.random((4, 3)) < 0.7, rank=2),
+        models.SingleHeadAttention(tokens, heads),
+        models.SoftmaxRegression(X, rng.integers(0, 3, len(y)), initial_std={"W": 1.0}),
+    ]
 
 
 @pytest.fixture

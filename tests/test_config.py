@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from conftest import ROOT, regression
+from conftest import ROOT, every_model, regression
 
 import sdebias as sb
 from sdebias import config
@@ -54,6 +54,11 @@ def write(folder: Path, text: str = TOML, **variables: Any) -> Path:
     return folder / "run.toml"
 
 
+def rescale(xi: torch.Tensor, p: torch.Tensor, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rescale all pairs by one factor: a group made from a function."""
+    return p * xi.exp(), q * (-xi).exp()
+
+
 def test_objects_are_those_of_the_public_interface(tmp_path: Path) -> None:
     run = config.load(write(tmp_path), {"steps": 8, "seed": None})
     assert isinstance(run.problem, sb.problems.HadamardRegression)
@@ -73,6 +78,28 @@ def test_an_ensemble_file_is_a_configuration(tmp_path: Path) -> None:
     assert again.problem.spec() == run.problem.spec()
     assert torch.equal(again.problem.data["X"][1], run.problem.data["X"][1])
     assert again.settings.simulate_arguments()["save"] == list(OBSERVABLES)
+
+
+@pytest.mark.parametrize("problem", every_model(), ids=lambda problem: type(problem).__name__)
+def test_every_model_is_made_again_from_its_file(problem: sb.Problem, tmp_path: Path) -> None:
+    symmetry = problem.symmetry()
+    assert symmetry is not None
+    sgd = sb.SGD(learning_rate=0.01, batch_size=2)
+    arguments = {"trajectories": 3, "steps": 4, "save_every": 2, "seed": 5}
+    ens = sb.simulate(problem, sgd, symmetry=symmetry, progress=False, **arguments)  # type: ignore[arg-type]
+    run = config.load(save_dataset(ens, tmp_path / "sgd.nc"))
+    assert run.problem.spec() == problem.spec()
+    again = sb.simulate(
+        run.problem, run.dynamics["sgd"], symmetry=run.symmetry, progress=False, **run.settings.simulate_arguments()
+    )
+    xr.testing.assert_equal(again, ens)
+
+
+def test_a_file_with_functions_in_it_is_not_imported(problem: sb.Problem, tmp_path: Path) -> None:
+    shear = sb.symmetry.from_action(rescale, 1, ["p", "q"])
+    ens = sb.simulate(problem, sb.SGD(learning_rate=0.01), symmetry=shear, trajectories=2, steps=2, progress=False)
+    with pytest.raises(ConfigError, match="made from functions"):
+        config.load(save_dataset(ens, tmp_path / "sgd.nc"))
 
 
 def test_given_initial_states_are_not_in_the_file(tmp_path: Path) -> None:
@@ -135,7 +162,22 @@ BAD = {
     "text for an initial value": (("q = 0.2", 'q = "x"'), "initial law of 'q': expected numbers"),
     "too many initial values": (("q = 0.2", "q = [1.0, 2.0]"), "initial law of 'q': expected a value that broadcasts"),
     "parameters no list": (('["p", "q"]', '"p"'), r'parameters = \["p", "q"\]'),
-    "too many parameters": (('["p", "q"]', '["p", "q", "r"]'), "expected 2 names"),
+    "too many parameters": (('["p", "q"]', '["p", "q", "r"]'), "expected a declared name, got 'r'"),
+    "no charges": (('"Rescaling"', '"Orthogonal"'), "has no charges"),
+    "functions from a file": (
+        ('group = "Rescaling"', 'group = "FromAction"\naction = "os:system"\ndim = 1'),
+        "made from functions",
+    ),
+    "problem in dynamics": (("learning_rate = 0.01", "learning_rate = 0.01\nproblem = 1"), "unknown key 'problem'"),
+    "stream of a text": (("initial =", "stream = 3\ninitial ="), "stream: expected stream = { law"),
+    "unknown key of a stream": (
+        ("initial =", "stream = { law = 'teacher-student', input_shpe = [3] }\ninitial ="),
+        "did you mean 'input_shape'",
+    ),
+    "negative decay": (
+        ("initial =", "weight_decay = -1.0\ninitial ="),
+        "weight_decay: expected a positive finite number",
+    ),
     "no table": (("[run]\ntrajectories = 6\nsteps = 4\nsave_every = 2", ""), "missing key 'run'"),
     "a number for a table": (("[symmetry]", "[other]"), "unknown key 'other'"),
     "no TOML": (("[run]", "[run"), "expected valid TOML"),

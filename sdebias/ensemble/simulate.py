@@ -157,7 +157,7 @@ def _dataset(
         **config_attributes(config),
     }
     dataset = make_dataset("ensemble", {**arrays, **scalars}, coords, attributes)
-    for name, (dims, tensor) in problem.data.items():
+    for name, (dims, tensor) in problem.arrays().items():
         dataset[name] = (dims, tensor.cpu().numpy(), {"long_name": f"problem data {name}", "units": "1"})
     return dataset
 
@@ -207,7 +207,9 @@ def _observables(
         "predictor_value": problem.predictor,
     }
     if symmetry is not None:
-        functions |= {"charge_value": symmetry.charge, "log_orbit_volume": symmetry.log_orbit_volume}
+        functions["log_orbit_volume"] = symmetry.log_orbit_volume
+        if symmetry.charge_labels:
+            functions["charge_value"] = symmetry.charge
     for name in save:
         check_choice("save", name, OBSERVABLES)
     return {name: functions[name] for name in save if name in functions}

@@ -15,7 +15,7 @@ import xarray as xr
 from torch import Tensor
 
 from ..dataset import OK, PATH, make_dataset, validate
-from ..errors import DataError, check_choice, message
+from ..errors import DataError, SymmetryError, check_choice, message
 from ..problems.base import Problem
 from ..symmetry import Symmetry
 from ..symmetry.gauge import Matrices, matrix_traces, quadratic_form
@@ -42,6 +42,8 @@ def predict_orbit_drift(ensemble: xr.Dataset, problem: Problem, symmetry: Symmet
     A solver step of dt = 1/substeps adds (dt/2) bᵀA_a b, b the drift of θ, and holds the rate for a step; both are
     predicted apart, as ``finite_step_drift``, since they belong to the Euler solver and not to the SDE.
 
+    Where dynamics draw fresh samples from a stream, gradients and Σ are those of the problem's own pool.
+
     Parameters
     ----------
     ensemble : xr.Dataset
@@ -61,10 +63,12 @@ def predict_orbit_drift(ensemble: xr.Dataset, problem: Problem, symmetry: Symmet
     DataError
         If the dataset has no `theta` or fewer than three saves, or does not fit the problem.
     SymmetryError
-        If the symmetry does not fit the problem.
+        If the symmetry does not fit the problem, or has no charges.
     """
     validate(ensemble, "ensemble")
     symmetry = symmetry.bind(problem)
+    if not symmetry.charge_labels:
+        raise SymmetryError(f"{symmetry!r}: it has no charges (its group is compact), so there is no drift to predict")
     _check_fit(ensemble, problem)
     law = _law(ensemble.attrs)
     steps = ensemble["step"].values

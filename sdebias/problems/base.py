@@ -134,7 +134,7 @@ class Problem(ABC):
             if self.replicates is not None and value.ndim == len(shape) + 1:
                 value = value.unsqueeze(1)
             try:
-                parts[name] = value.expand(*lead, *shape)
+                parts[name] = value.expand((*lead, *shape))
             except RuntimeError:
                 want = f"a value that broadcasts to {shape}" + ("" if not lead else f" or {(lead[0], *shape)}")
                 remedy = "give a number or one value per entry"
@@ -169,6 +169,10 @@ class Problem(ABC):
         if self.stream is not None:
             plain["stream"] = dict(self.stream.declaration)
         return {"model": self.model, **{key: law for key, law in plain.items() if law}}
+
+    def arrays(self) -> dict[str, tuple[tuple[str, ...], Tensor]]:
+        """Return the arrays that the model's constructor takes, each with the names of its dims."""
+        return self.data
 
     @staticmethod
     def from_module(

@@ -39,6 +39,10 @@ class WeightDecay(Problem):
         """Return the declaration of the problem with the key ``weight_decay``."""
         return {**self.problem.spec(), "weight_decay": self.weight_decay}
 
+    def arrays(self) -> dict[str, tuple[tuple[str, ...], Tensor]]:
+        """Return those of the problem."""
+        return self.problem.arrays()
+
     def _with_data(self, data: Mapping[str, tuple[tuple[str, ...], Tensor]], dtype: torch.dtype | None = None) -> Self:
         clone = super()._with_data(data, dtype)
         clone.problem = self.problem._with_data(data, dtype)

@@ -80,6 +80,18 @@ class MatrixFactorization(Problem):
         """Return the declaration, without the data, as plain data."""
         return {**super().spec(), "rank": self.layout.shape("U")[1]}
 
+    def arrays(self) -> dict[str, tuple[tuple[str, ...], Tensor]]:
+        """Return M, zero where it is not observed, and the mask."""
+        dims, value = self.data["value"]
+        dims = (*dims[:-1], "row", "column")
+        lead = value.shape[:-1]
+        cells = (self.data["row"][1] * self.layout.shape("V")[0] + self.data["column"][1]).expand(value.shape)
+        sides = (self.layout.shape("U")[0], self.layout.shape("V")[0])
+        matrix = value.new_zeros(*lead, sides[0] * sides[1])
+        filled = matrix.scatter(-1, cells, value).unflatten(-1, sides)
+        mask = matrix.scatter(-1, cells, torch.ones_like(value)).unflatten(-1, sides)
+        return {"M": (dims, filled), "mask": (dims, mask.to(torch.int8))}
+
     def _factors(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         named = self.layout.unflatten(self.check_theta(theta))
         return named["U"], named["V"]

@@ -165,7 +165,8 @@ class Regression(Problem):
             else teacher
         )
         declaration = {"law": "teacher-student", "input_shape": list(shape), "teacher": plain}
-        declaration |= {"label_noise": label_noise, "pool": pool, "seed": seed}
+        declaration |= {"label_noise": label_noise, "pool": pool, "seed": seed, "dtype": str(dtype)[6:]}
+        declaration |= {} if replicates is None else {"replicates": replicates}
         stream = Stream(sampler, {"teacher": theta}, declaration)
         fixed = {name: t.squeeze(1) if lead else t for name, t in stream.draw((*lead, pool), generator).items()}
         return cls(fixed["X"], fixed["y"], **options).with_stream(stream)

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from conftest import regression
+from conftest import every_model, regression
 
 import sdebias as sb
 from sdebias.dataset import make_dataset
 from sdebias.dynamics.base import Dynamics
-from sdebias.errors import DataError
+from sdebias.errors import DataError, SymmetryError
 
 RATE = 0.02
 
@@ -56,6 +56,25 @@ def test_sgd_row_is_the_mean_over_all_batches(
     sgd = sb.SGD(learning_rate=RATE, batch_size=size, replacement=replacement)
     predicted = sb.predict_orbit_drift(one_point(problem, sgd, symmetry, theta), problem, symmetry)
     np.testing.assert_allclose(predicted["predicted_drift"][0, 1], exact, rtol=1e-9, atol=1e-18)
+
+
+@pytest.mark.parametrize("problem", every_model(), ids=lambda problem: type(problem).__name__)
+def test_sgd_row_is_exact_for_every_model(problem: sb.Problem) -> None:
+    """With B = 1 the mean change of every charge over the samples is the predicted one, at random points."""
+    symmetry = problem.symmetry()
+    assert symmetry is not None
+    bound = symmetry.bind(problem)
+    problem.stream = None
+    lead = () if problem.replicates is None else (problem.replicates,)
+    theta = torch.randn(*lead, 2, problem.layout.size, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    after = theta.unsqueeze(-2) - RATE * problem.per_sample_gradient(theta)
+    exact = (bound.charge(after) - bound.charge(theta.unsqueeze(-2))).mean(-2)
+    ens = sb.simulate(
+        problem, sb.SGD(learning_rate=RATE), symmetry=symmetry, trajectories=2, steps=2, save_every=1, progress=False
+    )
+    ens["theta"][:] = theta.unsqueeze(-2).numpy()
+    predicted = sb.predict_orbit_drift(ens, problem, symmetry)["predicted_drift"].isel(step=1)
+    np.testing.assert_allclose(predicted, exact, rtol=1e-8, atol=1e-15)
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -144,6 +163,11 @@ def test_pieces_give_the_whole(
 
 
 class TestRefusals:
+    def test_a_compact_group(self, problem: sb.problems.HadamardRegression) -> None:
+        ens = sb.simulate(problem, SGD_CASES["one"], trajectories=2, steps=4, progress=False)
+        with pytest.raises(SymmetryError, match="no charges"):
+            sb.predict_orbit_drift(ens, problem, sb.symmetry.Orthogonal("p"))
+
     def test_no_theta(self, problem: sb.problems.HadamardRegression, symmetry: sb.symmetry.Rescaling) -> None:
         ens = sb.simulate(
             problem, SGD_CASES["one"], symmetry=symmetry, trajectories=2, steps=4, save=["loss"], progress=False

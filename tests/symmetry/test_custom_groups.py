@@ -76,14 +76,18 @@ def test_charges_are_combinations_of_directions() -> None:
 
 def test_specs() -> None:
     group = FromFields([parabola, twist], ["x", "y"])
-    again = from_spec(group.spec())
+    with pytest.raises(ConfigError, match="made from functions"):
+        from_spec(group.spec())
+    with pytest.raises(ConfigError, match="made from functions"):
+        from_spec(Product(group).spec())
+    again = from_spec(group.spec(), allow_import=True)
     assert isinstance(again, FromFields)
     assert again.fields == group.fields
     nested = Product(Product(Rescaling("x", "y")), Rescaling(["x:0", "b"], "y"))
     assert repr(from_spec(nested.spec())) == repr(nested)
     local = from_action(lambda xi, x: x * xi.exp(), 2, ["x"]).spec()
     with pytest.raises(SymmetryError, match="an import path"):
-        from_spec(local)
+        from_spec(local, allow_import=True)
     with pytest.raises(ConfigError, match="did you mean 'Rescaling'"):
         from_spec({"group": "Rescalling", "parameters": ["p", "q"]})
     with pytest.raises(ConfigError, match="its fields"):

@@ -1,7 +1,7 @@
 """Every group obeys the laws of `symmetry_laws`."""
 
 # The laws are documented on their class; shapes are read only.
-# ruff: noqa: D101, RUF012
+# ruff: noqa: RUF012
 from __future__ import annotations
 
 from collections.abc import Sequence
