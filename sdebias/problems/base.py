@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -163,7 +164,7 @@ class Problem(ABC):
     def spec(self) -> dict[str, Any]:
         """Return the declaration, without the data, as plain data from which a configuration can build it again."""
         plain = {
-            key: {k: v.tolist() if isinstance(v, Tensor) else v for k, v in law.items()}
+            key: {k: v.tolist() if isinstance(v, Tensor | np.ndarray | np.generic) else v for k, v in law.items()}
             for key, law in (("initial", self.initial), ("initial_std", self.initial_std))
         }
         if self.stream is not None:
