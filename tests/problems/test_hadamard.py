@@ -145,7 +145,7 @@ class TestInitialLaw:
         torch.testing.assert_close(theta[..., 3:].std(1), torch.full((3, 3), 0.1).double(), atol=5e-3, rtol=0)
 
     @pytest.mark.parametrize(
-        "value", [0.2, np.float64(0.2), np.full(3, 0.2), torch.full((3,), 0.2).double(), [0.2] * 3]
+        "value", [0.2, np.float64(0.2), np.full(3, 0.2), torch.full((3,), 0.2, dtype=torch.float64)]
     )
     def test_spec_is_plain_data(self, value: Any) -> None:
         spec = sb.problems.HadamardRegression(*regression(), initial={"q": value}).spec()
