@@ -7,6 +7,8 @@ from ._version import __version__ as __version__
 from .comparison import compare as compare
 from .dynamics import SGD as SGD
 from .dynamics import SGDSDE as SGDSDE
+from .dynamics import noise as noise
+from .dynamics import schedule as schedule
 from .ensemble.simulate import simulate as simulate
 from .prediction import predict_orbit_drift as predict_orbit_drift
 from .problems import Problem as Problem

@@ -36,7 +36,8 @@ DIVERGENCE_THRESHOLD = 1e6
 class Variable:
     """One row of the table.
 
-    Dims are listed without the leading `replicate`, which every variable may carry.
+    Dims are listed without the leading `replicate`, which every variable may carry. `varying` names dims that a
+    variable has besides where it changes along them.
     """
 
     kinds: tuple[str, ...]
@@ -45,6 +46,7 @@ class Variable:
     units: str
     equation: str = ""
     required: bool = False
+    varying: tuple[str, ...] = ()
 
     @property
     def attributes(self) -> dict[str, str]:
@@ -64,7 +66,7 @@ SCHEMA: dict[str, Variable] = {
     "log_orbit_volume": Variable(ENSEMBLE, PATH, "log orbit volume density", "1", "1/2 log pdet G, G_ab = <X_a, X_b>"),
     "predictor_value": Variable(ENSEMBLE, (*PATH, "predictor"), "predictor coordinates", "1", "q = F(theta)"),
     "status": Variable(ENSEMBLE, ("trajectory",), "status of the trajectory", "1", required=True),
-    "learning_rate": Variable(ENSEMBLE, (), "learning rate eta", "1", required=True),
+    "learning_rate": Variable(ENSEMBLE, (), "learning rate eta", "1", required=True, varying=("step",)),
     "temperature": Variable(ENSEMBLE, (), "temperature T of isotropic noise", "loss"),
     "predicted_drift": Variable(
         PREDICTION, (*PATH, "charge"), "predicted change of the charge since step 0", "parameter^2", required=True
@@ -141,7 +143,7 @@ COORDINATES = {
     "replicate": {"long_name": "problem instance"},
     "trajectory": {"long_name": "trajectory", "standard_name": "realization"},
     "step": {"long_name": "updates since the start", "units": "1"},
-    "time": {"long_name": "learning rate x step", "units": "1", "equation": "t = eta k"},
+    "time": {"long_name": "learning rate x step", "units": "1", "equation": "t = eta k, or int eta dk"},
     "parameter": {"long_name": "scalar parameter"},
     "charge": {"long_name": "charge of the symmetry"},
     "predictor": {"long_name": "predictor coordinate"},
@@ -153,7 +155,7 @@ def schema_table() -> str:
     """Return the schema as a markdown table, for the documentation."""
     head = "| variable | in | dims | meaning | units | equation |\n|---|---|---|---|---|---|"
     rows = [
-        f"| `{name}` | {', '.join(v.kinds)} | {', '.join(v.dims) or 'scalar'} "
+        f"| `{name}` | {', '.join(v.kinds)} | {', or '.join([', '.join(v.dims) or 'scalar', *v.varying])} "
         f"| {v.long_name} | {v.units} | {v.equation} |"
         for name, v in SCHEMA.items()
     ]
@@ -172,9 +174,10 @@ def make_dataset(
     ----------
     kind : {"ensemble", "prediction", "comparison"}
     variables : mapping of str to array
-        Arrays with the dims of the schema; one more leading axis is `replicate`.
+        Arrays with the dims of the schema; one more leading axis is `replicate`. One that varies along further dims
+        is an `xr.DataArray`.
     coords : mapping of str to 1-D array
-        Labels of the dims; ``time`` is added from ``learning_rate`` and ``step`` where both are there.
+        Labels of the dims; ``time`` is added from ``learning_rate`` and ``step`` where both are there and it is not.
     attributes : mapping of str to str or number
 
     Returns
@@ -185,12 +188,13 @@ def make_dataset(
     for name, values in variables.items():
         row, array = SCHEMA[name], np.asarray(values)
         lead = ("replicate",) if array.ndim > len(row.dims) else ()
-        data[name] = ((*lead, *row.dims), array, row.attributes)
+        dims = values.dims if isinstance(values, xr.DataArray) else (*lead, *row.dims)
+        data[name] = (dims, array, row.attributes)
     dataset = xr.Dataset(data, coords=dict(coords), attrs={"kind": kind, **provenance(), **attributes})
     if "status" in dataset:
         flags = {"flag_values": np.array(list(STATUS.values()), np.int8), "flag_meanings": " ".join(STATUS)}
         dataset["status"].attrs.update(flags)
-    if "learning_rate" in dataset and "step" in dataset.coords:
+    if "learning_rate" in dataset and "step" in dataset.coords and "time" not in dataset.coords:
         dataset = dataset.assign_coords(time=dataset["learning_rate"] * dataset["step"])
     for name, attrs in COORDINATES.items():
         if name in dataset.coords:
@@ -227,7 +231,7 @@ def validate(dataset: xr.Dataset, kind: str | None = None) -> xr.Dataset:
                 raise DataError(message("dataset", f"a variable {name!r}", "none", nearest(name, map(str, dataset))))
             continue
         dims = tuple(str(dim) for dim in dataset[name].dims if dim != "replicate")
-        if dims != row.dims:
+        if dims not in (row.dims, (*row.dims, *row.varying)):
             remedy = f"transpose it to ([replicate,] {', '.join(row.dims)})"
             raise DataError(message(f"variable {name!r}", f"dims {row.dims}", dims, remedy))
     return dataset
