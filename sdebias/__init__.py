@@ -1,6 +1,7 @@
 """Simulate SGD as an SDE on parameter space and compare its orbit drift with what geometry predicts."""
 
 from . import accessor as _accessor  # noqa: F401  (registers Dataset.sdebias)
+from . import prediction as prediction
 from . import problems as problems
 from . import symmetry as symmetry
 from ._version import __version__ as __version__
@@ -9,5 +10,6 @@ from .dynamics import SGD as SGD
 from .dynamics import SGDSDE as SGDSDE
 from .ensemble.simulate import simulate as simulate
 from .prediction import predict_orbit_drift as predict_orbit_drift
+from .prediction import stationary_law as stationary_law
 from .problems import Problem as Problem
 from .storage import open_dataset as open  # noqa: F401
