@@ -9,7 +9,9 @@ from .comparison import compare as compare
 from .dynamics import SGD as SGD
 from .dynamics import SGDSDE as SGDSDE
 from .ensemble.simulate import simulate as simulate
+from .prediction import effective_loss as effective_loss
 from .prediction import predict_orbit_drift as predict_orbit_drift
+from .prediction import stationary_fokker_planck as stationary_fokker_planck
 from .prediction import stationary_law as stationary_law
 from .problems import Problem as Problem
 from .storage import open_dataset as open  # noqa: F401

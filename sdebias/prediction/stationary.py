@@ -230,6 +230,7 @@ def _section_volume(problem: Problem, symmetry: Symmetry, section: Section, poin
 def _check_balanced(symmetry: Symmetry, theta: Tensor) -> None:
     if not symmetry.charge_labels:
         return
+    theta = theta.detach()
     missing = (symmetry.charge(theta) - symmetry.gauge_level(theta)).abs().amax(-1)
     relative = float((missing / (0.5 * theta.square().sum(-1))).max())
     if relative > BALANCE_TOLERANCE:
