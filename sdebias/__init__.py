@@ -10,7 +10,9 @@ from .dynamics import SGD as SGD
 from .dynamics import SGDSDE as SGDSDE
 from .ensemble.simulate import simulate as simulate
 from .prediction import effective_loss as effective_loss
+from .prediction import noise_equilibrium as noise_equilibrium
 from .prediction import predict_orbit_drift as predict_orbit_drift
+from .prediction import predict_relaxation as predict_relaxation
 from .prediction import stationary_fokker_planck as stationary_fokker_planck
 from .prediction import stationary_law as stationary_law
 from .problems import Problem as Problem

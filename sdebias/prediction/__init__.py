@@ -1,6 +1,8 @@
 """What geometry predicts, from stored states and a problem; the simulators are not used here."""
 
 from .effective_loss import effective_loss as effective_loss
+from .equilibrium import noise_equilibrium as noise_equilibrium
+from .equilibrium import predict_relaxation as predict_relaxation
 from .fokker_planck import fokker_planck_coefficients as fokker_planck_coefficients
 from .fokker_planck import stationary_fokker_planck as stationary_fokker_planck
 from .gradient_noise import label_gradients as label_gradients
