@@ -1,6 +1,7 @@
 """Simulate SGD as an SDE on parameter space and compare its orbit drift with what geometry predicts."""
 
 from . import accessor as _accessor  # noqa: F401  (registers Dataset.sdebias)
+from . import prediction as prediction
 from . import problems as problems
 from . import symmetry as symmetry
 from ._version import __version__ as __version__
@@ -10,6 +11,11 @@ from .dynamics import SGDSDE as SGDSDE
 from .dynamics import noise as noise
 from .dynamics import schedule as schedule
 from .ensemble.simulate import simulate as simulate
+from .prediction import effective_loss as effective_loss
+from .prediction import noise_equilibrium as noise_equilibrium
 from .prediction import predict_orbit_drift as predict_orbit_drift
+from .prediction import predict_relaxation as predict_relaxation
+from .prediction import stationary_fokker_planck as stationary_fokker_planck
+from .prediction import stationary_law as stationary_law
 from .problems import Problem as Problem
 from .storage import open_dataset as open  # noqa: F401

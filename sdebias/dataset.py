@@ -25,7 +25,7 @@ from ._version import __version__
 from .errors import DataError, message, nearest
 
 SCHEMA_VERSION = 1
-KINDS = ("ensemble", "prediction", "comparison")
+KINDS = ("ensemble", "prediction", "comparison", "law", "equilibrium")
 OK = 0
 STATUS = {"ok": OK, "diverged": 1, "non_finite": 2}
 # A parameter beyond this size makes a trajectory `diverged`: finite, but lost, and it would dominate every mean.
@@ -56,7 +56,7 @@ class Variable:
 
 
 PATH = ("trajectory", "step")
-ENSEMBLE, PREDICTION, COMPARISON = (("ensemble",), ("prediction",), ("comparison",))
+ENSEMBLE, PREDICTION, COMPARISON, LAW, EQUILIBRIUM = ((kind,) for kind in KINDS)
 SCHEMA: dict[str, Variable] = {
     "theta": Variable(ENSEMBLE, (*PATH, "parameter"), "parameters", "1"),
     "loss": Variable(ENSEMBLE, PATH, "loss over all data", "loss", "L = mean_i l_i(theta)"),
@@ -137,6 +137,32 @@ SCHEMA: dict[str, Variable] = {
         COMPARISON, (), "p-value of the same test for a prediction 10 % larger: its power", "1", required=True
     ),
     "trajectories_used": Variable(COMPARISON, (), "trajectories with status ok", "1", required=True),
+    "coordinate_value": Variable(LAW, ("point", "coordinate"), "coordinates of the predictor", "1", required=True),
+    "log_density": Variable(LAW, ("point",), "log density with respect to the reference measure, not normalised", "1"),
+    "probability_density": Variable(LAW, ("point",), "normalised density in the coordinates", "1"),
+    "probability": Variable(LAW, ("point",), "probability of the node; expectations are sums over nodes", "1"),
+    "normalisation_error": Variable(LAW, (), "relative error of the normalisation", "1"),
+    "predictor_loss": Variable(LAW, ("point",), "loss of the predictor", "loss", "L(theta)"),
+    "effective_loss": Variable(LAW, ("point",), "effective loss", "loss", "L_eff = -T log density"),
+    "effective_gradient": Variable(
+        LAW, ("point", "coordinate"), "derivative of the effective loss", "loss", "d L_eff / d coordinate"
+    ),
+    "bias_force": Variable(
+        LAW, ("point", "coordinate"), "force of the implicit bias", "loss", "-d (L_eff - L) / d coordinate"
+    ),
+    "equilibrium_theta": Variable(EQUILIBRIUM, ("parameter",), "parameters at the noise equilibrium", "1"),
+    "equilibrium_charge": Variable(
+        EQUILIBRIUM, ("charge",), "charge at the noise equilibrium", "parameter^2", "tr(Sigma A_a) = 0"
+    ),
+    "relaxation_rate": Variable(
+        EQUILIBRIUM,
+        ("mode",),
+        "rate at which charges relax to the equilibrium, per update",
+        "1",
+        "eigenvalues of -d(dC/dk)/dC; exp(-rate k)",
+    ),
+    "predicted_charge": Variable(EQUILIBRIUM, ("step", "charge"), "charge along its relaxation", "parameter^2"),
+    "predicted_theta": Variable(EQUILIBRIUM, ("step", "parameter"), "parameters along the relaxation", "1"),
 }
 
 COORDINATES = {
@@ -147,6 +173,9 @@ COORDINATES = {
     "parameter": {"long_name": "scalar parameter"},
     "charge": {"long_name": "charge of the symmetry"},
     "predictor": {"long_name": "predictor coordinate"},
+    "point": {"long_name": "point of the quotient"},
+    "coordinate": {"long_name": "coordinate of the section"},
+    "mode": {"long_name": "mode of relaxation"},
     "bound": {"long_name": "end of the interval"},
 }
 
@@ -172,7 +201,7 @@ def make_dataset(
 
     Parameters
     ----------
-    kind : {"ensemble", "prediction", "comparison"}
+    kind : {"ensemble", "prediction", "comparison", "law", "equilibrium"}
     variables : mapping of str to array
         Arrays with the dims of the schema; one more leading axis is `replicate`. One that varies along further dims
         is an `xr.DataArray`.
