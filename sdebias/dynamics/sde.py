@@ -171,7 +171,7 @@ class SGDSDE(Dynamics):
 
     def f(self, t: Tensor | float, y: Tensor) -> Tensor:
         """Return the drift of the form `sde_type`, shape (row, parameter)."""
-        rate, theta = self.rate(float(t)), self._points(y)
+        rate, theta = self.rate(t), self._points(y)
         drift = self._drift(rate, theta)
         if self.sde_type == "stratonovich":
             drift = drift - self.noise_model.ito_correction(self, rate, theta)
@@ -182,12 +182,12 @@ class SGDSDE(Dynamics):
 
         Shape (row, parameter, channel), which is large, for general noise; (row, parameter) for diagonal noise.
         """
-        g = self.noise_model.dense(self, self.rate(float(t)), self._points(y))
+        g = self.noise_model.dense(self, self.rate(t), self._points(y))
         return g.reshape(*y.shape, *g.shape[y.ndim + (self.bound_problem.replicates is not None) :])
 
     def g_prod(self, t: Tensor | float, y: Tensor, v: Tensor) -> Tensor:
         """Return g v, shape (row, parameter); the matrix g is not formed."""
-        product = self.noise_model.product(self, self.rate(float(t)), self._points(y), self._points(v))
+        product = self.noise_model.product(self, self.rate(t), self._points(y), self._points(v))
         return product.reshape(y.shape)
 
     def f_and_g_prod(self, t: Tensor | float, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
