@@ -8,6 +8,7 @@ from ._version import __version__ as __version__
 from .comparison import compare as compare
 from .dynamics import SGD as SGD
 from .dynamics import SGDSDE as SGDSDE
+from .dynamics import extrapolate as extrapolate
 from .dynamics import noise as noise
 from .dynamics import schedule as schedule
 from .ensemble.simulate import simulate as simulate

@@ -3,6 +3,7 @@
 from . import noise as noise
 from . import schedule as schedule
 from .base import Dynamics as Dynamics
+from .extrapolation import extrapolate as extrapolate
 from .sde import SGDSDE as SGDSDE
 from .sgd import SGD as SGD
 

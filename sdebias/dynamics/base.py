@@ -126,11 +126,12 @@ class Dynamics(ABC):
         tensor = torch.as_tensor(value, dtype=problem.dtype, device=problem.device)
         return tensor[:, None, None] if tensor.ndim else tensor
 
-    def rate(self, k: float) -> Tensor:
+    def rate(self, k: float | Tensor) -> Tensor:
         """Return η at iteration time k, shaped as by `scale`."""
         rate = self.learning_rate
         assert not isinstance(rate, Mapping)
-        return self.scale(rate(k) if isinstance(rate, Schedule) else rate)
+        # Only a schedule reads the time, which would make the host wait for a time on the device.
+        return self.scale(rate(float(k)) if isinstance(rate, Schedule) else rate)
 
     def with_potential(self, theta: Tensor, gradient: Tensor) -> Tensor:
         """Return ∇L + ∇V for ∇L, shape (..., parameter)."""

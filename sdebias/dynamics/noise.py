@@ -35,7 +35,7 @@ class Noise(ABC):
     constant : bool
         Whether g is the same at every θ: Itô and Stratonovich forms agree.
     differentiable : bool
-        Whether the product can be differentiated in θ, as the Stratonovich form and Milstein methods need.
+        Whether the product can be differentiated in θ, as the Stratonovich form needs.
     """
 
     name: ClassVar[str]
@@ -246,7 +246,9 @@ class Diagonal(Noise):
         if theta.requires_grad:
             n = problem.n_samples
             units = torch.eye(n, dtype=theta.dtype, device=theta.device).reshape(n, *[1] * (theta.ndim - 1), n)
+            # A variance of 0 has a root without derivative; clamped, it has the derivative 0 of ½ ∂(g²).
             variance = problem.weighted_gradient(theta, units).var(0, correction=0)
+            variance = variance.clamp_min(torch.finfo(variance.dtype).tiny)
         else:
             variance = problem.gradient_variance(theta)
         return rate / math.sqrt(dynamics.batch_size) * variance.sqrt() * v

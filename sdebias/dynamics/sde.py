@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -19,13 +19,12 @@ from .base import Dynamics
 from .brownian import SequentialBrownian
 from .noise import NOISES, Noise, as_noise
 from .schedule import Schedule
-
-METHODS = ("euler",)
+from .solvers import METHODS, check_method
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SGDSDE(Dynamics):
-    """dθ = −η ∇(L + V) dk + g dW_k in iteration time k, an Itô SDE; V is weight decay and gauge potential.
+    """dθ = −η ∇(L + V) dk + g dW_k in iteration time k (Itô); V is weight decay and gauge potential.
 
     With minibatch noise g gᵀ = (η²/B) Σ(θ), Σ = Cov_i ∇ℓ_i, exactly: g dW = (η/√(nB)) Σ_i ∇ℓ_i (dW_i − dW̄). Other noise
     is in `sdebias.noise`. At order 2, U = L + V is replaced by U + (η/4)‖∇U‖² (Li, Tai, E 2017). A scheduled learning
@@ -52,26 +51,28 @@ class SGDSDE(Dynamics):
     substeps : int
         A power of two: solver steps per update, dt = 1/substeps exactly. The finite step adds
         (η²/2) ∇LᵀA∇L / substeps to the drift of a charge: at one substep that is as large as the effect itself.
-    method : {"euler"}
-        torchsde solver.
+    method : str
+        torchsde solver that is valid for the form and the noise: euler; srk and milstein for isotropic noise; midpoint,
+        heun, euler_heun, reversible_heun, log_ode (and milstein) for the Stratonovich form.
+    sde_type : {"ito", "stratonovich"}
+        Form in which the SDE is solved. The Stratonovich form has the drift less ½ Σ_k (∂g_k) g_k, which costs the
+        derivative of every column of g, and is the same process.
 
     Raises
     ------
     InputError
-        If a value is out of range.
+        If a value is out of range, or a method does not solve this form; the message lists those that do.
     """
 
     noise: Noise | str | Mapping[str, Any] = "minibatch"
     temperature: float | Sequence[float] | None = None
     order: Literal[1, 2] = 1
     substeps: int = 8
-    method: Literal["euler"] = "euler"
-
-    sde_type: ClassVar[str] = "ito"
+    method: str = "euler"
+    sde_type: Literal["ito", "stratonovich"] = "ito"
 
     def __post_init__(self) -> None:
         """Check the values."""
-        check_choice("method", self.method, METHODS)
         if self.order not in (1, 2):
             raise InputError(message("order", "1 or 2", repr(self.order), "set order to one of them"))
         check_count("substeps", self.substeps)
@@ -86,7 +87,11 @@ class SGDSDE(Dynamics):
         super().__post_init__()
         if isinstance(self.noise, Mapping):
             object.__setattr__(self, "noise", as_noise(self.noise))
-        _ = self.noise_model
+        model = self.noise_model
+        check_method(self.method, self.sde_type, "additive" if model.constant else "general")
+        if self.sde_type == "stratonovich" and not model.differentiable:
+            want = "a noise whose g can be differentiated, for the stratonovich form"
+            raise InputError(message("noise", want, repr(model), "use euler in the ito form"))
 
     @property
     def per_replicate(self) -> tuple[str, ...]:
@@ -117,8 +122,12 @@ class SGDSDE(Dynamics):
         Raises
         ------
         InputError
-            If the noise does not fit the problem or needs a symmetry that is missing, or see `Dynamics.bind`.
+            If the noise does not fit the problem or needs a symmetry that is missing, if a stream shall be solved by
+            another method than euler, or see `Dynamics.bind`.
         """
+        if problem.stream is not None and self.method != "euler":
+            want = "'euler' for a stream, whose samples change with each solver step"
+            raise InputError(message("method", want, repr(self.method), "use euler in the ito form"))
         bound = super().bind(problem, symmetry)
         if self.noise_model.needs_symmetry:
             _ = bound.bound_symmetry
@@ -161,20 +170,24 @@ class SGDSDE(Dynamics):
             return torch.autograd.grad((force * vector.detach()).sum(), point)[0]
 
     def f(self, t: Tensor | float, y: Tensor) -> Tensor:
-        """Return the drift, shape (row, parameter)."""
-        return self._drift(self.rate(float(t)), self._points(y)).reshape(y.shape)
+        """Return the drift of the form `sde_type`, shape (row, parameter)."""
+        rate, theta = self.rate(t), self._points(y)
+        drift = self._drift(rate, theta)
+        if self.sde_type == "stratonovich":
+            drift = drift - self.noise_model.ito_correction(self, rate, theta)
+        return drift.reshape(y.shape)
 
     def g(self, t: Tensor | float, y: Tensor) -> Tensor:
         """Return the diffusion, dense.
 
         Shape (row, parameter, channel), which is large, for general noise; (row, parameter) for diagonal noise.
         """
-        g = self.noise_model.dense(self, self.rate(float(t)), self._points(y))
+        g = self.noise_model.dense(self, self.rate(t), self._points(y))
         return g.reshape(*y.shape, *g.shape[y.ndim + (self.bound_problem.replicates is not None) :])
 
     def g_prod(self, t: Tensor | float, y: Tensor, v: Tensor) -> Tensor:
         """Return g v, shape (row, parameter); the matrix g is not formed."""
-        product = self.noise_model.product(self, self.rate(float(t)), self._points(y), self._points(v))
+        product = self.noise_model.product(self, self.rate(t), self._points(y), self._points(v))
         return product.reshape(y.shape)
 
     def f_and_g_prod(self, t: Tensor | float, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,16 +198,17 @@ class SGDSDE(Dynamics):
 
     def integrate(self, theta: Tensor, steps: Sequence[int], generator: torch.Generator) -> Tensor:
         """Return θ at each of `steps`, solved by `torchsde.sdeint`; see `Dynamics.integrate`."""
-        rows = theta.reshape(-1, theta.shape[-1])
+        rows, method = theta.reshape(-1, theta.shape[-1]), METHODS[self.method]
         shape, fused = (rows.shape[0], self.noise_channels), _Fused(self)
         if self.bound_problem.stream is None:
-            brownian = SequentialBrownian(shape, theta.dtype, generator)
+            brownian = SequentialBrownian(shape, theta.dtype, generator, method.levy_area)
         else:
             brownian = _FreshPools(shape, theta.dtype, generator, fused, theta.shape[:-1])
         # On the CPU whatever the device of the state: the solver compares times on the host without waiting for it.
         times = torch.tensor(list(steps), dtype=torch.float64)
+        sde = self if method.dense else fused
         with torch.no_grad():
-            saved = torchsde.sdeint(fused, rows, times, bm=brownian, method=self.method, dt=1 / self.substeps)
+            saved = torchsde.sdeint(sde, rows, times, bm=brownian, method=self.method, dt=1 / self.substeps)
         return saved.reshape(len(steps), *theta.shape)
 
 
@@ -229,9 +243,11 @@ class _FreshPools(SequentialBrownian):
         super().__init__(shape, dtype, generator)
         self._fused, self._lead = fused, lead
 
-    def __call__(self, ta: float | Tensor, tb: float | Tensor) -> Tensor:
+    def __call__(
+        self, ta: float | Tensor, tb: float | Tensor, return_U: bool = False, return_A: bool = False
+    ) -> Tensor | tuple[Tensor, ...]:
         problem = self._fused.sde.bound_problem
         assert problem.stream is not None
         pool = problem.stream.draw((*self._lead, problem.n_samples), self._generator)
         self._fused.sde = dataclasses.replace(self._fused.sde, problem=problem.at(pool))
-        return super().__call__(ta, tb)
+        return super().__call__(ta, tb, return_U, return_A)
