@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,6 +13,22 @@ import sdebias as sb
 from sdebias.layout import ParameterLayout
 
 FLOAT = torch.float64
+Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""θ and standard normal numbers of the same shape to drift and noise √(2T) g dW, both per unit of time."""
+
+
+def euler_maruyama(
+    step: Step, start: Tensor, dt: float, time: float, gauge: Callable[[Tensor, float], Tensor] | None = None
+) -> Tensor:
+    """Return the end of an ensemble, shape as `start`; `gauge` is a step along orbits, after each of the others."""
+    generator = torch.Generator().manual_seed(0)
+    theta = start.clone()
+    for _ in range(round(time / dt)):
+        normal = torch.randn(theta.shape, generator=generator).to(theta.dtype)  # drawn in float32: half the time
+        drift, noise = step(theta, normal)
+        theta = theta + dt * drift + math.sqrt(dt) * noise
+        theta = theta if gauge is None else gauge(theta, dt)
+    return theta
 
 
 def toy() -> tuple[sb.Problem, sb.symmetry.Symmetry]:
@@ -66,7 +85,8 @@ class SpectralWell(sb.Problem):
 
 
 def balanced_factors(entries: Tensor) -> Tensor:
-    """Return (A √S, B √S) for the 2×2 matrix A S Bᵀ with the given entries (..., 4)."""
-    left, values, right = torch.linalg.svd(entries.unflatten(-1, (2, 2)))
+    """Return (A √S, B √S) for the square matrix A S Bᵀ with the given entries (..., r²)."""
+    size = math.isqrt(entries.shape[-1])
+    left, values, right = torch.linalg.svd(entries.unflatten(-1, (size, size)))
     roots = values.sqrt().unsqueeze(-2)
     return torch.cat([(left * roots).flatten(-2), (right.mT * roots).flatten(-2)], -1)
