@@ -9,5 +9,6 @@ from .dynamics import SGD as SGD
 from .dynamics import SGDSDE as SGDSDE
 from .ensemble.simulate import simulate as simulate
 from .prediction import predict_orbit_drift as predict_orbit_drift
+from .prediction import split_dynamics as split_dynamics
 from .problems import Problem as Problem
 from .storage import open_dataset as open  # noqa: F401

@@ -1,7 +1,8 @@
 """The shape of the data: one table of variables, from which datasets are made, checked and documented.
 
 Every dataset is a flat `xr.Dataset` that `xr.open_dataset` reads without this package. Its attribute ``kind`` says
-which rows of the table it holds: an ensemble (what was simulated), a prediction, or a comparison of the two.
+which rows of the table it holds: an ensemble (what was simulated), a prediction, a comparison of the two, or a split of
+the dynamics.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ._version import __version__
 from .errors import DataError, message, nearest
 
 SCHEMA_VERSION = 1
-KINDS = ("ensemble", "prediction", "comparison")
+KINDS = ("ensemble", "prediction", "comparison", "split")
 OK = 0
 STATUS = {"ok": OK, "diverged": 1, "non_finite": 2}
 # A parameter beyond this size makes a trajectory `diverged`: finite, but lost, and it would dominate every mean.
@@ -54,7 +55,7 @@ class Variable:
 
 
 PATH = ("trajectory", "step")
-ENSEMBLE, PREDICTION, COMPARISON = (("ensemble",), ("prediction",), ("comparison",))
+ENSEMBLE, PREDICTION, COMPARISON, SPLIT = (("ensemble",), ("prediction",), ("comparison",), ("split",))
 SCHEMA: dict[str, Variable] = {
     "theta": Variable(ENSEMBLE, (*PATH, "parameter"), "parameters", "1"),
     "loss": Variable(ENSEMBLE, PATH, "loss over all data", "loss", "L = mean_i l_i(theta)"),
@@ -135,6 +136,40 @@ SCHEMA: dict[str, Variable] = {
         COMPARISON, (), "p-value of the same test for a prediction 10 % larger: its power", "1", required=True
     ),
     "trajectories_used": Variable(COMPARISON, (), "trajectories with status ok", "1", required=True),
+    "drift_component": Variable(
+        SPLIT,
+        (*PATH, "component", "parameter"),
+        "drift of the parameters per update, split",
+        "1",
+        "P_V b, P_H b, and the lifts of the second-order terms of orbit and predictor",
+        required=True,
+    ),
+    "charge_rate": Variable(
+        SPLIT,
+        (*PATH, "component", "charge"),
+        "drift of the charge per update, split",
+        "parameter^2",
+        "grad C . b, 1/2 tr(D A_a)",
+    ),
+    "charge_diffusion": Variable(
+        SPLIT, (*PATH, "charge"), "variance of the charge per update", "parameter^4", "|g^T grad C|^2"
+    ),
+    "quotient_drift": Variable(
+        SPLIT,
+        (*PATH, "component", "predictor"),
+        "drift of the predictor per update, split",
+        "1",
+        "J b, 1/2 tr(D Hess F)",
+        required=True,
+    ),
+    "quotient_diffusion": Variable(
+        SPLIT,
+        (*PATH, "predictor", "other_predictor"),
+        "covariance of the predictors per update",
+        "1",
+        "J g g^T J^T",
+        required=True,
+    ),
 }
 
 COORDINATES = {
@@ -146,6 +181,8 @@ COORDINATES = {
     "charge": {"long_name": "charge of the symmetry"},
     "predictor": {"long_name": "predictor coordinate"},
     "bound": {"long_name": "end of the interval"},
+    "component": {"long_name": "part of the dynamics"},
+    "other_predictor": {"long_name": "predictor coordinate, second index of a matrix"},
 }
 
 
@@ -170,7 +207,7 @@ def make_dataset(
 
     Parameters
     ----------
-    kind : {"ensemble", "prediction", "comparison"}
+    kind : {"ensemble", "prediction", "comparison", "split"}
     variables : mapping of str to array
         Arrays with the dims of the schema; one more leading axis is `replicate`.
     coords : mapping of str to 1-D array
