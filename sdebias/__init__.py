@@ -8,6 +8,7 @@ from .comparison import compare as compare
 from .dynamics import SGD as SGD
 from .dynamics import SGDSDE as SGDSDE
 from .ensemble.simulate import simulate as simulate
+from .moments import compare_moments as compare_moments
 from .prediction import predict_orbit_drift as predict_orbit_drift
 from .prediction import split_dynamics as split_dynamics
 from .problems import Problem as Problem

@@ -1,8 +1,8 @@
 """The shape of the data: one table of variables, from which datasets are made, checked and documented.
 
 Every dataset is a flat `xr.Dataset` that `xr.open_dataset` reads without this package. Its attribute ``kind`` says
-which rows of the table it holds: an ensemble (what was simulated), a prediction, a comparison of the two, or a split of
-the dynamics.
+which rows of the table it holds: an ensemble (what was simulated), a prediction, a comparison of the two, a split of
+the dynamics, or the moments of increments.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ._version import __version__
 from .errors import DataError, message, nearest
 
 SCHEMA_VERSION = 1
-KINDS = ("ensemble", "prediction", "comparison", "split")
+KINDS = ("ensemble", "prediction", "comparison", "split", "moments")
 OK = 0
 STATUS = {"ok": OK, "diverged": 1, "non_finite": 2}
 # A parameter beyond this size makes a trajectory `diverged`: finite, but lost, and it would dominate every mean.
@@ -56,6 +56,7 @@ class Variable:
 
 PATH = ("trajectory", "step")
 ENSEMBLE, PREDICTION, COMPARISON, SPLIT = (("ensemble",), ("prediction",), ("comparison",), ("split",))
+MOMENTS = ("moments",)
 SCHEMA: dict[str, Variable] = {
     "theta": Variable(ENSEMBLE, (*PATH, "parameter"), "parameters", "1"),
     "loss": Variable(ENSEMBLE, PATH, "loss over all data", "loss", "L = mean_i l_i(theta)"),
@@ -131,11 +132,15 @@ SCHEMA: dict[str, Variable] = {
         "1",
         "max_a |z_a| at the last step, the finite step accounted for",
     ),
-    "p_value": Variable(COMPARISON, (), "Bonferroni p-value of the verdict statistic", "1", required=True),
+    "p_value": Variable((*COMPARISON, *MOMENTS), (), "Bonferroni p-value of the verdict statistic", "1", required=True),
     "p_value_scaled": Variable(
-        COMPARISON, (), "p-value of the same test for a prediction 10 % larger: its power", "1", required=True
+        (*COMPARISON, *MOMENTS),
+        (),
+        "p-value of the same test for a prediction 10 % larger: its power",
+        "1",
+        required=True,
     ),
-    "trajectories_used": Variable(COMPARISON, (), "trajectories with status ok", "1", required=True),
+    "trajectories_used": Variable((*COMPARISON, *MOMENTS), (), "trajectories with status ok", "1", required=True),
     "drift_component": Variable(
         SPLIT,
         (*PATH, "component", "parameter"),
@@ -162,6 +167,20 @@ SCHEMA: dict[str, Variable] = {
         "J b, 1/2 tr(D Hess F)",
         required=True,
     ),
+    "charge_finite_step": Variable(
+        SPLIT,
+        (*PATH, "charge"),
+        "what the solver's finite step adds to `charge_rate`",
+        "parameter^2",
+        "dt/2 b^T A_a b",
+    ),
+    "quotient_finite_step": Variable(
+        SPLIT,
+        (*PATH, "predictor"),
+        "what the solver's finite step adds to `quotient_drift`",
+        "1",
+        "dt/2 b^T Hess F b",
+    ),
     "quotient_diffusion": Variable(
         SPLIT,
         (*PATH, "predictor", "other_predictor"),
@@ -170,6 +189,19 @@ SCHEMA: dict[str, Variable] = {
         "J g g^T J^T",
         required=True,
     ),
+    "moment_measured": Variable(
+        MOMENTS,
+        ("step", "moment"),
+        "measured moment of what a save interval adds",
+        "1",
+        "mean of dF, or of (dF_i - E dF_i)(dF_j - E dF_j) given the state",
+        required=True,
+    ),
+    "moment_interval": Variable(MOMENTS, ("step", "moment", "bound"), "t interval of `moment_measured`", "1"),
+    "moment_predicted": Variable(
+        MOMENTS, ("step", "moment"), "moment by the split of the dynamics", "1", required=True
+    ),
+    "moment_z": Variable(MOMENTS, ("step", "moment"), "deviation in units of its error", "1"),
 }
 
 COORDINATES = {
@@ -182,6 +214,7 @@ COORDINATES = {
     "predictor": {"long_name": "predictor coordinate"},
     "bound": {"long_name": "end of the interval"},
     "component": {"long_name": "part of the dynamics"},
+    "moment": {"long_name": "moment of an increment"},
     "other_predictor": {"long_name": "predictor coordinate, second index of a matrix"},
 }
 
@@ -207,7 +240,7 @@ def make_dataset(
 
     Parameters
     ----------
-    kind : {"ensemble", "prediction", "comparison", "split"}
+    kind : {"ensemble", "prediction", "comparison", "split", "moments"}
     variables : mapping of str to array
         Arrays with the dims of the schema; one more leading axis is `replicate`.
     coords : mapping of str to 1-D array

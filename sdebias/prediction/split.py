@@ -43,7 +43,7 @@ def split_dynamics(ensemble: xr.Dataset, problem: Problem, symmetry: Symmetry) -
     -------
     xr.Dataset
         Kind "split", see `sdebias.dataset.SCHEMA`; NaN where the states are not finite. The attribute ``unit`` is the
-        time in updates during which a rate is held: 1 for SGD, 0 for an SDE.
+        time in updates during which a rate is held: 1 for SGD, the step of Euler's method, 0 for other solvers.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def split_dynamics(ensemble: xr.Dataset, problem: Problem, symmetry: Symmetry) -
     attributes = {
         "dynamics": str(dynamics["type"]),
         "equation": EQUATION,
-        "unit": float(dynamics["type"] == "SGD"),
+        "unit": 1.0 if dynamics["type"] == "SGD" else _solver_step(dynamics),
         **({"config_hash": ensemble.attrs["config_hash"]} if "config_hash" in ensemble.attrs else {}),
     }
     return make_dataset("split", variables, coords, attributes)
@@ -104,15 +104,17 @@ def split_states(theta: Tensor, problem: Problem, symmetry: Symmetry, dynamics: 
     symmetry : Symmetry
     dynamics : mapping
         As ``dynamics.spec()`` gives it: type, learning_rate, batch_size, and replacement (SGD) or noise, order and,
-        with isotropic noise, temperature (SGDSDE).
+        with isotropic noise, temperature (SGDSDE); method and substeps if the solver's finite step is wanted.
 
     Returns
     -------
     dict of str to Tensor
         ``drift_component`` (..., component, parameter), ``charge_rate`` (..., component, charge), ``charge_diffusion``
         (..., charge), ``quotient_drift`` (..., component, predictor), ``quotient_diffusion`` (..., predictor,
-        predictor); all per update. Diffusions are ∇C g gᵀ ∇Cᵀ and J g gᵀ Jᵀ (with the covariance of Δθ for SGD). Those
-        of charges are absent if the symmetry has none.
+        predictor); all per update. Diffusions are ∇C g gᵀ ∇Cᵀ and J g gᵀ Jᵀ (with the covariance of Δθ for SGD). For
+        an SDE that Euler's method solves, ``charge_finite_step`` and ``quotient_finite_step`` are what its step dt adds
+        to the rates, (dt/2) bᵀ∇²F b: they belong to the solver and not to the SDE. Those of charges are absent if the
+        symmetry has none.
 
     Raises
     ------
@@ -176,12 +178,18 @@ def _split(theta: Tensor, problem: Problem, symmetry: Symmetry, dynamics: Mappin
         "quotient_drift": _rows(horizontal=moved, ito_horizontal=curved),
         "quotient_diffusion": torch.einsum("k...i,k...j->...ij", spread, spread),
     }
+    half_step = _solver_step(dynamics) / 2
+    if half_step:
+        bent = forward_derivative(lambda p: forward_derivative(problem.predictor, p, drift), theta, drift)
+        parts["quotient_finite_step"] = half_step * bent
     if symmetry.charge_labels:
         matrices = symmetry.charge_matrices(theta)
         first = forward_derivative(symmetry.charge, theta, drift)
         second = quadratic_form(matrices, square).sum(0) / 2
         parts["charge_rate"] = _rows(vertical=first, ito_vertical=second)
         parts["charge_diffusion"] = forward_derivative(symmetry.charge, points[: len(noise)], noise).square().sum(0)
+        if half_step:
+            parts["charge_finite_step"] = half_step * quadratic_form(matrices, drift)
     return parts
 
 
@@ -229,9 +237,14 @@ def _row(dynamics: Mapping[str, Any]) -> str:
     return row
 
 
+def _solver_step(dynamics: Mapping[str, Any]) -> float:
+    """Return the step of Euler's method in updates; 0 for SGD and for solvers without its error."""
+    return 1 / int(dynamics["substeps"]) if dynamics.get("method") == "euler" else 0.0
+
+
 def _specification(ensemble: xr.Dataset) -> dict[str, Any]:
     """Return what the attributes and scalars of a dataset say of its dynamics, as `Dynamics.spec` would."""
-    names = ("batch_size", "replacement", "noise", "order")
+    names = ("batch_size", "replacement", "noise", "order", "method", "substeps")
     known = {name: ensemble.attrs[name] for name in names if name in ensemble.attrs}
     known |= {name: ensemble[name].values for name in ("learning_rate", "temperature") if name in ensemble}
     return {"type": ensemble.attrs.get("dynamics", "unknown"), **known}

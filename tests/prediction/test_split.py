@@ -52,6 +52,9 @@ def test_sde_rows_are_itos_formula(
             rows = parts[name][k]
             torch.testing.assert_close(rows[0] + rows[1], jacobian @ f[k], atol=1e-14, rtol=1e-9)
             torch.testing.assert_close(rows[2] + rows[3], second, atol=1e-14, rtol=1e-9)
+            finite = torch.einsum("i,j,aij->a", f[k], f[k], hessian) / 2 / dynamics.substeps
+            got = parts[name.replace("rate", "finite_step").replace("drift", "finite_step")][k]
+            torch.testing.assert_close(got, finite, atol=1e-16, rtol=1e-9)
             want = jacobian @ diffusion[k] @ jacobian.mT
             got = torch.diag(spread[k]) if spread.ndim == 2 else spread[k]
             torch.testing.assert_close(got, want, atol=1e-14, rtol=1e-9)
