@@ -2,7 +2,7 @@
 
 Every dataset is a flat `xr.Dataset` that `xr.open_dataset` reads without this package. Its attribute ``kind`` says
 which rows of the table it holds: an ensemble (what was simulated), a prediction, a comparison of the two, a split of
-the dynamics, or the moments of increments.
+the dynamics, the moments of increments, or a comparison of laws.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ._version import __version__
 from .errors import DataError, message, nearest
 
 SCHEMA_VERSION = 1
-KINDS = ("ensemble", "prediction", "comparison", "split", "moments")
+KINDS = ("ensemble", "prediction", "comparison", "split", "moments", "law")
 OK = 0
 STATUS = {"ok": OK, "diverged": 1, "non_finite": 2}
 # A parameter beyond this size makes a trajectory `diverged`: finite, but lost, and it would dominate every mean.
@@ -56,7 +56,7 @@ class Variable:
 
 PATH = ("trajectory", "step")
 ENSEMBLE, PREDICTION, COMPARISON, SPLIT = (("ensemble",), ("prediction",), ("comparison",), ("split",))
-MOMENTS = ("moments",)
+MOMENTS, LAW = (("moments",), ("law",))
 SCHEMA: dict[str, Variable] = {
     "theta": Variable(ENSEMBLE, (*PATH, "parameter"), "parameters", "1"),
     "loss": Variable(ENSEMBLE, PATH, "loss over all data", "loss", "L = mean_i l_i(theta)"),
@@ -132,7 +132,9 @@ SCHEMA: dict[str, Variable] = {
         "1",
         "max_a |z_a| at the last step, the finite step accounted for",
     ),
-    "p_value": Variable((*COMPARISON, *MOMENTS), (), "Bonferroni p-value of the verdict statistic", "1", required=True),
+    "p_value": Variable(
+        (*COMPARISON, *MOMENTS, *LAW), (), "Bonferroni p-value of the verdict statistic", "1", required=True
+    ),
     "p_value_scaled": Variable(
         (*COMPARISON, *MOMENTS),
         (),
@@ -140,7 +142,7 @@ SCHEMA: dict[str, Variable] = {
         "1",
         required=True,
     ),
-    "trajectories_used": Variable((*COMPARISON, *MOMENTS), (), "trajectories with status ok", "1", required=True),
+    "trajectories_used": Variable((*COMPARISON, *MOMENTS, *LAW), (), "trajectories with status ok", "1", required=True),
     "drift_component": Variable(
         SPLIT,
         (*PATH, "component", "parameter"),
@@ -202,6 +204,28 @@ SCHEMA: dict[str, Variable] = {
         MOMENTS, ("step", "moment"), "moment by the split of the dynamics", "1", required=True
     ),
     "moment_z": Variable(MOMENTS, ("step", "moment"), "deviation in units of its error", "1"),
+    "bin_probability": Variable(LAW, ("bin",), "measured probability of a bin, given the interval", "1"),
+    "bin_interval": Variable(LAW, ("bin", "bound"), "bootstrap interval of `bin_probability` over trajectories", "1"),
+    "bin_predicted": Variable(LAW, ("bin",), "predicted probability of a bin, given the interval", "1"),
+    "bin_lower": Variable(LAW, ("bin",), "lower edge of a bin", "1"),
+    "bin_upper": Variable(LAW, ("bin",), "upper edge of a bin", "1"),
+    "kl": Variable(
+        LAW, (), "KL(measured || predicted) over the bins, less its bias", "nat", "sum p' log(p'/p) - (K-1)/2n"
+    ),
+    "kl_interval": Variable(LAW, ("bound",), "basic bootstrap interval of the KL over trajectories", "nat"),
+    "kl_bias": Variable(LAW, (), "bias of the plug-in KL, subtracted in `kl`", "nat", "(K-1)/2n"),
+    "total_variation": Variable(LAW, (), "total variation over the bins", "1", "1/2 sum |p' - p|"),
+    "total_variation_interval": Variable(
+        LAW, ("bound",), "basic bootstrap interval of the total variation over trajectories", "1"
+    ),
+    "total_variation_noise": Variable(
+        LAW, (), "total variation that sampling adds to a true prediction", "1", "1/2 sum sqrt(2p(1-p)/(pi n))"
+    ),
+    "g_p_value": Variable(LAW, (), "p-value of the G-test", "1", "2n sum p' log(p'/p) ~ chi2(K-1)"),
+    "ks_statistic": Variable(LAW, (), "Kolmogorov-Smirnov distance", "1", "sup |F' - F|"),
+    "ks_p_value": Variable(LAW, (), "p-value of the Kolmogorov-Smirnov test", "1"),
+    "effective_samples": Variable(LAW, ("sample",), "effective number of samples n", "1", "samples / tau"),
+    "inside": Variable(LAW, (), "share of the samples inside the interval", "1"),
 }
 
 COORDINATES = {
@@ -215,6 +239,8 @@ COORDINATES = {
     "bound": {"long_name": "end of the interval"},
     "component": {"long_name": "part of the dynamics"},
     "moment": {"long_name": "moment of an increment"},
+    "bin": {"long_name": "bin of a histogram"},
+    "sample": {"long_name": "ensemble whose law is compared"},
     "other_predictor": {"long_name": "predictor coordinate, second index of a matrix"},
 }
 
@@ -240,7 +266,7 @@ def make_dataset(
 
     Parameters
     ----------
-    kind : {"ensemble", "prediction", "comparison", "split", "moments"}
+    kind : {"ensemble", "prediction", "comparison", "split", "moments", "law"}
     variables : mapping of str to array
         Arrays with the dims of the schema; one more leading axis is `replicate`.
     coords : mapping of str to 1-D array
