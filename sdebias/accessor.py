@@ -23,5 +23,5 @@ class SdebiasAccessor:
 
     def plot(self) -> Figure:
         """Draw a comparison: of orbit drift, `sdebias.plotting.plot_orbit_drift`; of laws, `plot_law`."""
-        draw = plotting.plot_law if self._dataset.attrs.get("kind") == "law" else plotting.plot_orbit_drift
+        draw = plotting.plot_law if self._dataset.attrs.get("kind") == "law_comparison" else plotting.plot_orbit_drift
         return draw(self._dataset)

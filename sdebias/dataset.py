@@ -26,7 +26,7 @@ from ._version import __version__
 from .errors import DataError, message, nearest
 
 SCHEMA_VERSION = 1
-KINDS = ("ensemble", "prediction", "comparison", "split", "moments", "law")
+KINDS = ("ensemble", "prediction", "comparison", "law", "equilibrium", "split", "moments", "law_comparison")
 OK = 0
 STATUS = {"ok": OK, "diverged": 1, "non_finite": 2}
 # A parameter beyond this size makes a trajectory `diverged`: finite, but lost, and it would dominate every mean.
@@ -37,7 +37,8 @@ DIVERGENCE_THRESHOLD = 1e6
 class Variable:
     """One row of the table.
 
-    Dims are listed without the leading `replicate`, which every variable may carry.
+    Dims are listed without the leading `replicate`, which every variable may carry. `varying` names dims that a
+    variable has besides where it changes along them.
     """
 
     kinds: tuple[str, ...]
@@ -46,6 +47,7 @@ class Variable:
     units: str
     equation: str = ""
     required: bool = False
+    varying: tuple[str, ...] = ()
 
     @property
     def attributes(self) -> dict[str, str]:
@@ -55,8 +57,7 @@ class Variable:
 
 
 PATH = ("trajectory", "step")
-ENSEMBLE, PREDICTION, COMPARISON, SPLIT = (("ensemble",), ("prediction",), ("comparison",), ("split",))
-MOMENTS, LAW = (("moments",), ("law",))
+ENSEMBLE, PREDICTION, COMPARISON, LAW, EQUILIBRIUM, SPLIT, MOMENTS, LAW_COMPARISON = ((kind,) for kind in KINDS)
 SCHEMA: dict[str, Variable] = {
     "theta": Variable(ENSEMBLE, (*PATH, "parameter"), "parameters", "1"),
     "loss": Variable(ENSEMBLE, PATH, "loss over all data", "loss", "L = mean_i l_i(theta)"),
@@ -66,7 +67,7 @@ SCHEMA: dict[str, Variable] = {
     "log_orbit_volume": Variable(ENSEMBLE, PATH, "log orbit volume density", "1", "1/2 log pdet G, G_ab = <X_a, X_b>"),
     "predictor_value": Variable(ENSEMBLE, (*PATH, "predictor"), "predictor coordinates", "1", "q = F(theta)"),
     "status": Variable(ENSEMBLE, ("trajectory",), "status of the trajectory", "1", required=True),
-    "learning_rate": Variable(ENSEMBLE, (), "learning rate eta", "1", required=True),
+    "learning_rate": Variable(ENSEMBLE, (), "learning rate eta", "1", required=True, varying=("step",)),
     "temperature": Variable(ENSEMBLE, (), "temperature T of isotropic noise", "loss"),
     "predicted_drift": Variable(
         PREDICTION, (*PATH, "charge"), "predicted change of the charge since step 0", "parameter^2", required=True
@@ -133,7 +134,7 @@ SCHEMA: dict[str, Variable] = {
         "max_a |z_a| at the last step, the finite step accounted for",
     ),
     "p_value": Variable(
-        (*COMPARISON, *MOMENTS, *LAW), (), "Bonferroni p-value of the verdict statistic", "1", required=True
+        (*COMPARISON, *MOMENTS, *LAW_COMPARISON), (), "Bonferroni p-value of the verdict statistic", "1", required=True
     ),
     "p_value_scaled": Variable(
         (*COMPARISON, *MOMENTS),
@@ -142,7 +143,9 @@ SCHEMA: dict[str, Variable] = {
         "1",
         required=True,
     ),
-    "trajectories_used": Variable((*COMPARISON, *MOMENTS, *LAW), (), "trajectories with status ok", "1", required=True),
+    "trajectories_used": Variable(
+        (*COMPARISON, *MOMENTS, *LAW_COMPARISON), (), "trajectories with status ok", "1", required=True
+    ),
     "drift_component": Variable(
         SPLIT,
         (*PATH, "component", "parameter"),
@@ -204,38 +207,77 @@ SCHEMA: dict[str, Variable] = {
         MOMENTS, ("step", "moment"), "moment by the split of the dynamics", "1", required=True
     ),
     "moment_z": Variable(MOMENTS, ("step", "moment"), "deviation in units of its error", "1"),
-    "bin_probability": Variable(LAW, ("bin",), "measured probability of a bin, given the interval", "1"),
-    "bin_interval": Variable(LAW, ("bin", "bound"), "bootstrap interval of `bin_probability` over trajectories", "1"),
-    "bin_predicted": Variable(LAW, ("bin",), "predicted probability of a bin, given the interval", "1"),
-    "bin_lower": Variable(LAW, ("bin",), "lower edge of a bin", "1"),
-    "bin_upper": Variable(LAW, ("bin",), "upper edge of a bin", "1"),
-    "kl": Variable(
-        LAW, (), "KL(measured || predicted) over the bins, less its bias", "nat", "sum p' log(p'/p) - (K-1)/2n"
+    "bin_probability": Variable(LAW_COMPARISON, ("bin",), "measured probability of a bin, given the interval", "1"),
+    "bin_interval": Variable(
+        LAW_COMPARISON, ("bin", "bound"), "bootstrap interval of `bin_probability` over trajectories", "1"
     ),
-    "kl_interval": Variable(LAW, ("bound",), "basic bootstrap interval of the KL over trajectories", "nat"),
-    "kl_bias": Variable(LAW, (), "bias of the plug-in KL, subtracted in `kl`", "nat", "(K-1)/2n"),
-    "total_variation": Variable(LAW, (), "total variation over the bins", "1", "1/2 sum |p' - p|"),
+    "bin_predicted": Variable(LAW_COMPARISON, ("bin",), "predicted probability of a bin, given the interval", "1"),
+    "bin_lower": Variable(LAW_COMPARISON, ("bin",), "lower edge of a bin", "1"),
+    "bin_upper": Variable(LAW_COMPARISON, ("bin",), "upper edge of a bin", "1"),
+    "kl": Variable(
+        LAW_COMPARISON,
+        (),
+        "KL(measured || predicted) over the bins, less its bias",
+        "nat",
+        "sum p' log(p'/p) - (K-1)/2n",
+    ),
+    "kl_interval": Variable(LAW_COMPARISON, ("bound",), "basic bootstrap interval of the KL over trajectories", "nat"),
+    "kl_bias": Variable(LAW_COMPARISON, (), "bias of the plug-in KL, subtracted in `kl`", "nat", "(K-1)/2n"),
+    "total_variation": Variable(LAW_COMPARISON, (), "total variation over the bins", "1", "1/2 sum |p' - p|"),
     "total_variation_interval": Variable(
-        LAW, ("bound",), "basic bootstrap interval of the total variation over trajectories", "1"
+        LAW_COMPARISON, ("bound",), "basic bootstrap interval of the total variation over trajectories", "1"
     ),
     "total_variation_noise": Variable(
-        LAW, (), "total variation that sampling adds to a true prediction", "1", "1/2 sum sqrt(2p(1-p)/(pi n))"
+        LAW_COMPARISON,
+        (),
+        "total variation that sampling adds to a true prediction",
+        "1",
+        "1/2 sum sqrt(2p(1-p)/(pi n))",
     ),
-    "g_p_value": Variable(LAW, (), "p-value of the G-test", "1", "2n sum p' log(p'/p) ~ chi2(K-1)"),
-    "ks_statistic": Variable(LAW, (), "Kolmogorov-Smirnov distance", "1", "sup |F' - F|"),
-    "ks_p_value": Variable(LAW, (), "p-value of the Kolmogorov-Smirnov test", "1"),
-    "effective_samples": Variable(LAW, ("sample",), "effective number of samples n", "1", "samples / tau"),
-    "inside": Variable(LAW, (), "share of the samples inside the interval", "1"),
+    "g_p_value": Variable(LAW_COMPARISON, (), "p-value of the G-test", "1", "2n sum p' log(p'/p) ~ chi2(K-1)"),
+    "ks_statistic": Variable(LAW_COMPARISON, (), "Kolmogorov-Smirnov distance", "1", "sup |F' - F|"),
+    "ks_p_value": Variable(LAW_COMPARISON, (), "p-value of the Kolmogorov-Smirnov test", "1"),
+    "effective_samples": Variable(LAW_COMPARISON, ("sample",), "effective number of samples n", "1", "samples / tau"),
+    "inside": Variable(LAW_COMPARISON, (), "share of the samples inside the interval", "1"),
+    "coordinate_value": Variable(LAW, ("point", "coordinate"), "coordinates of the predictor", "1", required=True),
+    "log_density": Variable(LAW, ("point",), "log density with respect to the reference measure, not normalised", "1"),
+    "probability_density": Variable(LAW, ("point",), "normalised density in the coordinates", "1"),
+    "probability": Variable(LAW, ("point",), "probability of the node; expectations are sums over nodes", "1"),
+    "normalisation_error": Variable(LAW, (), "relative error of the normalisation", "1"),
+    "predictor_loss": Variable(LAW, ("point",), "loss of the predictor", "loss", "L(theta)"),
+    "effective_loss": Variable(LAW, ("point",), "effective loss", "loss", "L_eff = -T log density"),
+    "effective_gradient": Variable(
+        LAW, ("point", "coordinate"), "derivative of the effective loss", "loss", "d L_eff / d coordinate"
+    ),
+    "bias_force": Variable(
+        LAW, ("point", "coordinate"), "force of the implicit bias", "loss", "-d (L_eff - L) / d coordinate"
+    ),
+    "equilibrium_theta": Variable(EQUILIBRIUM, ("parameter",), "parameters at the noise equilibrium", "1"),
+    "equilibrium_charge": Variable(
+        EQUILIBRIUM, ("charge",), "charge at the noise equilibrium", "parameter^2", "tr(Sigma A_a) = 0"
+    ),
+    "relaxation_rate": Variable(
+        EQUILIBRIUM,
+        ("mode",),
+        "rate at which charges relax to the equilibrium, per update",
+        "1",
+        "eigenvalues of -d(dC/dk)/dC; exp(-rate k)",
+    ),
+    "predicted_charge": Variable(EQUILIBRIUM, ("step", "charge"), "charge along its relaxation", "parameter^2"),
+    "predicted_theta": Variable(EQUILIBRIUM, ("step", "parameter"), "parameters along the relaxation", "1"),
 }
 
 COORDINATES = {
     "replicate": {"long_name": "problem instance"},
     "trajectory": {"long_name": "trajectory", "standard_name": "realization"},
     "step": {"long_name": "updates since the start", "units": "1"},
-    "time": {"long_name": "learning rate x step", "units": "1", "equation": "t = eta k"},
+    "time": {"long_name": "learning rate x step", "units": "1", "equation": "t = eta k, or int eta dk"},
     "parameter": {"long_name": "scalar parameter"},
     "charge": {"long_name": "charge of the symmetry"},
     "predictor": {"long_name": "predictor coordinate"},
+    "point": {"long_name": "point of the quotient"},
+    "coordinate": {"long_name": "coordinate of the section"},
+    "mode": {"long_name": "mode of relaxation"},
     "bound": {"long_name": "end of the interval"},
     "component": {"long_name": "part of the dynamics"},
     "moment": {"long_name": "moment of an increment"},
@@ -249,7 +291,7 @@ def schema_table() -> str:
     """Return the schema as a markdown table, for the documentation."""
     head = "| variable | in | dims | meaning | units | equation |\n|---|---|---|---|---|---|"
     rows = [
-        f"| `{name}` | {', '.join(v.kinds)} | {', '.join(v.dims) or 'scalar'} "
+        f"| `{name}` | {', '.join(v.kinds)} | {', or '.join([', '.join(v.dims) or 'scalar', *v.varying])} "
         f"| {v.long_name} | {v.units} | {v.equation} |"
         for name, v in SCHEMA.items()
     ]
@@ -266,11 +308,13 @@ def make_dataset(
 
     Parameters
     ----------
-    kind : {"ensemble", "prediction", "comparison", "split", "moments", "law"}
+    kind : str
+        One of `KINDS`.
     variables : mapping of str to array
-        Arrays with the dims of the schema; one more leading axis is `replicate`.
+        Arrays with the dims of the schema; one more leading axis is `replicate`. One that varies along further dims
+        is an `xr.DataArray`.
     coords : mapping of str to 1-D array
-        Labels of the dims; ``time`` is added from ``learning_rate`` and ``step`` where both are there.
+        Labels of the dims; ``time`` is added from ``learning_rate`` and ``step`` where both are there and it is not.
     attributes : mapping of str to str or number
 
     Returns
@@ -281,12 +325,13 @@ def make_dataset(
     for name, values in variables.items():
         row, array = SCHEMA[name], np.asarray(values)
         lead = ("replicate",) if array.ndim > len(row.dims) else ()
-        data[name] = ((*lead, *row.dims), array, row.attributes)
+        dims = values.dims if isinstance(values, xr.DataArray) else (*lead, *row.dims)
+        data[name] = (dims, array, row.attributes)
     dataset = xr.Dataset(data, coords=dict(coords), attrs={"kind": kind, **provenance(), **attributes})
     if "status" in dataset:
         flags = {"flag_values": np.array(list(STATUS.values()), np.int8), "flag_meanings": " ".join(STATUS)}
         dataset["status"].attrs.update(flags)
-    if "learning_rate" in dataset and "step" in dataset.coords:
+    if "learning_rate" in dataset and "step" in dataset.coords and "time" not in dataset.coords:
         dataset = dataset.assign_coords(time=dataset["learning_rate"] * dataset["step"])
     for name, attrs in COORDINATES.items():
         if name in dataset.coords:
@@ -323,7 +368,7 @@ def validate(dataset: xr.Dataset, kind: str | None = None) -> xr.Dataset:
                 raise DataError(message("dataset", f"a variable {name!r}", "none", nearest(name, map(str, dataset))))
             continue
         dims = tuple(str(dim) for dim in dataset[name].dims if dim != "replicate")
-        if dims != row.dims:
+        if dims not in (row.dims, (*row.dims, *row.varying)):
             remedy = f"transpose it to ([replicate,] {', '.join(row.dims)})"
             raise DataError(message(f"variable {name!r}", f"dims {row.dims}", dims, remedy))
     return dataset

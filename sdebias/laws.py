@@ -78,7 +78,7 @@ def compare_law(
     Returns
     -------
     xr.Dataset
-        Kind "law", see `sdebias.dataset.SCHEMA`; attribute ``verdict``.
+        Kind "law_comparison", see `sdebias.dataset.SCHEMA`; attribute ``verdict``.
 
     Raises
     ------
@@ -149,7 +149,9 @@ def compare_law(
         "trajectories_used": len(values),
     }
     coords = {"bin": np.arange(count), "bound": ["lower", "upper"], "sample": ["measured"]}
-    return make_dataset("law", variables, coords, {"prediction": name, "confidence": confidence, **_verdict(p_value)})
+    return make_dataset(
+        "law_comparison", variables, coords, {"prediction": name, "confidence": confidence, **_verdict(p_value)}
+    )
 
 
 def compare_samples(one: xr.DataArray, other: xr.DataArray) -> xr.Dataset:
@@ -166,7 +168,7 @@ def compare_samples(one: xr.DataArray, other: xr.DataArray) -> xr.Dataset:
     Returns
     -------
     xr.Dataset
-        Kind "law": ``ks_statistic``, ``p_value``, ``effective_samples``; attribute ``verdict``.
+        Kind "law_comparison": ``ks_statistic``, ``p_value``, ``effective_samples``; attribute ``verdict``.
 
     Raises
     ------
@@ -189,7 +191,7 @@ def compare_samples(one: xr.DataArray, other: xr.DataArray) -> xr.Dataset:
         "p_value": p_value,
         "trajectories_used": sum(map(len, values)),
     }
-    return make_dataset("law", variables, {"sample": ["one", "other"]}, _verdict(p_value))
+    return make_dataset("law_comparison", variables, {"sample": ["one", "other"]}, _verdict(p_value))
 
 
 def _distribution(

@@ -79,7 +79,7 @@ def plot_law(law: xr.Dataset | Sequence[xr.Dataset], *, label: str = "coordinate
     Parameters
     ----------
     law : xr.Dataset or sequence of xr.Dataset
-        Of kind "law" from `compare_law`, of the same samples and one prediction each; the histogram is the first's.
+        Of kind "law_comparison", of the same samples and one prediction each; the histogram is the first's.
     label : str
         Of the coordinate.
 
@@ -98,7 +98,7 @@ def plot_law(law: xr.Dataset | Sequence[xr.Dataset], *, label: str = "coordinate
     if not laws:
         raise InputError(message("law", "one or more comparisons", "none", "pass what compare_law returned"))
     for one in laws:
-        if "bin_probability" not in validate(one, "law"):
+        if "bin_probability" not in validate(one, "law_comparison"):
             raise DataError(message("law", "a comparison with a prediction", "two samples", "use compare_law"))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 5.6), layout="constrained")

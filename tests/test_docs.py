@@ -51,3 +51,10 @@ def test_one_version() -> None:
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert re.search(r"^version: (.*)$", citation, re.MULTILINE)[1] == sb.__version__  # type: ignore[index]
     assert f"## [{sb.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_documentation_lists_every_model_and_group() -> None:
+    models, symmetry = ((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8") for page in ("models", "symmetry"))
+    assert [name for name in sb.problems.MODELS if f"| `{name}` |" not in models] == []
+    made_by_functions = {"FromAction": "from_action", "FromFields": "from_fields", "DiscoveredSymmetry": "discover"}
+    assert [name for name in sb.symmetry.GROUPS if f"`{made_by_functions.get(name, name)}" not in symmetry] == []

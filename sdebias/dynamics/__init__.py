@@ -1,5 +1,7 @@
 """SGD and the SDEs that model it, in iteration time."""
 
+from . import noise as noise
+from . import schedule as schedule
 from .base import Dynamics as Dynamics
 from .sde import SGDSDE as SGDSDE
 from .sgd import SGD as SGD

@@ -4,27 +4,41 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import InputError, check_count, check_positive, message
 from ..problems.base import Problem
+from ..symmetry import Symmetry
+from . import schedule
+from .schedule import Schedule
+
+BOUND = ("problem", "symmetry")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dynamics(ABC):
     """Dynamics of θ in iteration time: one unit of time is one update.
 
+    Beside the loss, θ follows the gradient of V = (γ/2)‖θ‖² + (κ/2)‖C − level‖²: weight decay and soft gauge fixing
+    (`Symmetry.gauge_potential`), which act in the drift and leave the loss, and with it the symmetry, as they are
+    (`problems.WeightDecay` changes the loss instead).
+
     Parameters
     ----------
-    learning_rate : float or sequence of float
-        η > 0; a sequence gives each replicate of the problem its own.
+    learning_rate : float, sequence of float, Schedule or mapping
+        η > 0; a sequence gives each replicate of the problem its own, a schedule, or its plain data, each update.
     batch_size : int
         B >= 1, samples per update.
-    problem : Problem, optional
+    weight_decay : float, optional
+        γ > 0. Alone it makes charges decay by the factor (1 − ηγ)² an update, at the rate 2ηγ in the SDE.
+    gauge_stiffness : float, optional
+        κ > 0; needs a symmetry with charges.
+    problem, symmetry : optional
         Set by `bind`.
 
     Raises
@@ -33,35 +47,65 @@ class Dynamics(ABC):
         If a value is out of range.
     """
 
-    learning_rate: float | Sequence[float]
+    learning_rate: float | Sequence[float] | Schedule | Mapping[str, Any]
     batch_size: int = 1
+    weight_decay: float | None = None
+    gauge_stiffness: float | None = None
     problem: Problem | None = dataclasses.field(default=None, repr=False, compare=False)
+    symmetry: Symmetry | None = dataclasses.field(default=None, repr=False, compare=False)
 
-    per_replicate: ClassVar[tuple[str, ...]] = ("learning_rate",)
+    @property
+    def per_replicate(self) -> tuple[str, ...]:
+        """Parameters that may differ by replicate."""
+        return () if isinstance(self.learning_rate, Schedule) else ("learning_rate",)
 
     def __post_init__(self) -> None:
         """Check the values."""
+        if isinstance(self.learning_rate, Mapping):
+            object.__setattr__(self, "learning_rate", schedule.from_spec(self.learning_rate))
         for name in self.per_replicate:
             value = check_positive(name, getattr(self, name))
             plain = value.tolist() if isinstance(value, Tensor) else value
             object.__setattr__(self, name, tuple(map(float, plain)) if isinstance(plain, Sequence) else float(plain))
         check_count("batch_size", self.batch_size)
+        for name in ("weight_decay", "gauge_stiffness"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, float(check_positive(name, value)))
 
-    def bind(self, problem: Problem) -> Self:
-        """Return these dynamics tied to `problem`, ready to integrate.
+    def bind(self, problem: Problem, symmetry: Symmetry | None = None) -> Self:
+        """Return these dynamics tied to `problem`, and to `symmetry` where they use one, ready to integrate.
 
         Raises
         ------
         InputError
-            If values per replicate do not match the problem's replicates.
+            If values per replicate do not match the problem's replicates, or a symmetry that is needed is missing.
         """
-        for name in self.per_replicate:
-            value = getattr(self, name)
+        for name, value in self.variables().items():
             if isinstance(value, tuple) and len(value) != problem.replicates:
                 want = "one value, or one for each replicate of the problem"
                 got = f"{len(value)} values for {problem.replicates or 'no'} replicates"
                 raise InputError(message(name, want, got, "use problem.replicate(R), or give one value"))
-        return dataclasses.replace(self, problem=problem)
+        if symmetry is not None:
+            symmetry = symmetry.bind(problem, validate=False)
+        bound = dataclasses.replace(self, problem=problem, symmetry=symmetry)
+        if self.gauge_stiffness is not None and not bound.bound_symmetry.charge_labels:
+            want = "a symmetry with charges"
+            raise InputError(message("gauge_stiffness", want, repr(symmetry), "leave it out: there is nothing to fix"))
+        return bound
+
+    @property
+    def bound_symmetry(self) -> Symmetry:
+        """The symmetry that the dynamics are bound to.
+
+        Raises
+        ------
+        InputError
+            If there is none.
+        """
+        if self.symmetry is None:
+            remedy = "pass symmetry=... to simulate, or as second argument to dynamics.bind"
+            raise InputError(message("symmetry", "one, for horizontal noise or a gauge potential", "none", remedy))
+        return self.symmetry
 
     @property
     def bound_problem(self) -> Problem:
@@ -82,6 +126,24 @@ class Dynamics(ABC):
         tensor = torch.as_tensor(value, dtype=problem.dtype, device=problem.device)
         return tensor[:, None, None] if tensor.ndim else tensor
 
+    def rate(self, k: float) -> Tensor:
+        """Return η at iteration time k, shaped as by `scale`."""
+        rate = self.learning_rate
+        assert not isinstance(rate, Mapping)
+        return self.scale(rate(k) if isinstance(rate, Schedule) else rate)
+
+    def with_potential(self, theta: Tensor, gradient: Tensor) -> Tensor:
+        """Return ∇L + ∇V for ∇L, shape (..., parameter)."""
+        if self.weight_decay is not None:
+            gradient = gradient + self.weight_decay * theta
+        if self.gauge_stiffness is not None:
+            with torch.enable_grad():
+                point = theta if theta.requires_grad else theta.detach().requires_grad_(True)
+                potential = self.bound_symmetry.gauge_potential(point, self.gauge_stiffness)
+                (force,) = torch.autograd.grad(potential.sum(), point, create_graph=theta.requires_grad)
+            gradient = gradient + force
+        return gradient
+
     @abstractmethod
     def integrate(self, theta: Tensor, steps: Sequence[int], generator: torch.Generator) -> Tensor:
         """Return θ at each of the increasing integer `steps`, the first of which is the time of `theta`.
@@ -100,7 +162,27 @@ class Dynamics(ABC):
 
     def spec(self) -> dict[str, Any]:
         """Return the parameters as plain data from which a configuration can build the dynamics again."""
-        fields = [f.name for f in dataclasses.fields(self) if f.name != "problem"]
-        values = {name: getattr(self, name) for name in fields}
-        plain = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items() if v is not None}
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in BOUND}
+        plain = {name: _plain(value) for name, value in values.items() if value is not None}
         return {"type": type(self).__name__, **plain}
+
+    def attributes(self) -> dict[str, str | int | float]:
+        """Return what a prediction must know of the dynamics, and how they were solved, as strings and numbers."""
+        spec = {name: value for name, value in self.spec().items() if name not in self.variables()}
+        spec["dynamics"] = spec.pop("type")
+        return {name: int(value) if isinstance(value, bool) else value for name, value in spec.items()}
+
+    def variables(self) -> dict[str, Any]:
+        """Return the parameters that may differ by replicate or by step: numbers, tuples or a schedule, by name."""
+        return {"learning_rate": self.learning_rate}
+
+    def times(self, schedule: Schedule, steps: Sequence[int]) -> np.ndarray:
+        """Return the time ∫η dk that the dynamics have covered at each of `steps`: for updates, Σ_{j<k} η(j)."""
+        return schedule.sums(steps)
+
+
+def _plain(value: Any) -> Any:
+    """Return a parameter as plain data."""
+    if hasattr(value, "spec"):
+        return value.spec()
+    return list(value) if isinstance(value, tuple) else value

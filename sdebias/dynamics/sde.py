@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import torch
 import torchsde
 from torch import Tensor
 
 from ..errors import InputError, check_choice, check_count, message
+from ..problems.base import Problem
+from ..symmetry import Symmetry
 from .base import Dynamics
 from .brownian import SequentialBrownian
+from .noise import NOISES, Noise, as_noise
+from .schedule import Schedule
 
-NOISES = ("minibatch", "isotropic")
 METHODS = ("euler",)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SGDSDE(Dynamics):
-    """dθ = −η ∇L dk + g dW_k in iteration time k, an Itô SDE.
+    """dθ = −η ∇(L + V) dk + g dW_k in iteration time k, an Itô SDE; V is weight decay and gauge potential.
 
-    With minibatch noise g gᵀ = (η²/B) Σ(θ), Σ = Cov_i ∇ℓ_i, exactly: g dW = (η/√(nB)) Σ_i ∇ℓ_i (dW_i − dW̄). With
-    isotropic noise g = √(2ηT) I. At order 2, L is replaced by L + (η/4)‖∇L‖² (Li, Tai, E 2017).
+    With minibatch noise g gᵀ = (η²/B) Σ(θ), Σ = Cov_i ∇ℓ_i, exactly: g dW = (η/√(nB)) Σ_i ∇ℓ_i (dW_i − dW̄). Other noise
+    is in `sdebias.noise`. At order 2, U = L + V is replaced by U + (η/4)‖∇U‖² (Li, Tai, E 2017). A scheduled learning
+    rate is η(t) at every time, also between updates.
 
     Bound to a problem it is a torchsde SDE over rows (trajectory, parameter), replicates flattened into the rows:
     ``torchsde.sdeint(sde.bind(problem), theta, ts, dt=1 / substeps)``, with `ts` in updates, has the same law as
@@ -35,13 +40,13 @@ class SGDSDE(Dynamics):
 
     Parameters
     ----------
-    learning_rate : float or sequence of float
-        η > 0; a sequence gives each replicate of the problem its own.
-    batch_size : int
-        B >= 1, of minibatch noise.
-    noise : {"minibatch", "isotropic"}
+    learning_rate, batch_size, weight_decay, gauge_stiffness
+        See `Dynamics`; the batch size is that of minibatch, label, diagonal and Gaussian noise.
+    noise : Noise, str or mapping
+        An object of `sdebias.noise`, the name of one without parameters, ``"isotropic"`` with `temperature`, or the
+        plain data of one.
     temperature : float or sequence of float, optional
-        T > 0, of isotropic noise only.
+        T > 0, with ``noise="isotropic"`` only.
     order : {1, 2}
         Order of the modified equation in η.
     substeps : int
@@ -56,7 +61,7 @@ class SGDSDE(Dynamics):
         If a value is out of range.
     """
 
-    noise: Literal["minibatch", "isotropic"] = "minibatch"
+    noise: Noise | str | Mapping[str, Any] = "minibatch"
     temperature: float | Sequence[float] | None = None
     order: Literal[1, 2] = 1
     substeps: int = 8
@@ -66,7 +71,6 @@ class SGDSDE(Dynamics):
 
     def __post_init__(self) -> None:
         """Check the values."""
-        check_choice("noise", self.noise, NOISES)
         check_choice("method", self.method, METHODS)
         if self.order not in (1, 2):
             raise InputError(message("order", "1 or 2", repr(self.order), "set order to one of them"))
@@ -74,87 +78,108 @@ class SGDSDE(Dynamics):
         if self.substeps & (self.substeps - 1):
             remedy = "then dt = 1/substeps is exact in binary"
             raise InputError(message("substeps", "a power of two", self.substeps, remedy))
+        if isinstance(self.noise, str):
+            check_choice("noise", self.noise, list(NOISES))
         if (self.temperature is None) == (self.noise == "isotropic"):
             want = "a temperature > 0 with isotropic noise and none with minibatch noise"
             raise InputError(message("temperature", want, repr(self.temperature), f"noise is {self.noise!r}"))
         super().__post_init__()
+        if isinstance(self.noise, Mapping):
+            object.__setattr__(self, "noise", as_noise(self.noise))
+        _ = self.noise_model
 
     @property
-    def per_replicate(self) -> tuple[str, ...]:  # type: ignore[override]
+    def per_replicate(self) -> tuple[str, ...]:
         """Parameters that may differ by replicate."""
-        return ("learning_rate",) if self.temperature is None else ("learning_rate", "temperature")
+        return (*super().per_replicate, *(() if self.temperature is None else ("temperature",)))
+
+    @functools.cached_property
+    def noise_model(self) -> Noise:
+        """The noise as an object."""
+        return as_noise(self.noise, **({} if self.temperature is None else {"temperature": self.temperature}))
+
+    def variables(self) -> dict[str, Any]:
+        """Return the parameters that may differ by replicate or by step; see `Dynamics.variables`."""
+        temperature = self.noise_model.temperature
+        return {**super().variables(), **({} if temperature is None else {"temperature": temperature})}
+
+    def attributes(self) -> dict[str, str | int | float]:
+        """Return what a prediction must know; see `Dynamics.attributes`."""
+        return {**super().attributes(), **self.noise_model.attributes()}
+
+    def times(self, schedule: Schedule, steps: Sequence[int]) -> np.ndarray:
+        """Return ∫_0^k η at each of `steps`."""
+        return schedule.integrals(steps)
+
+    def bind(self, problem: Problem, symmetry: Symmetry | None = None) -> Self:
+        """Return these dynamics tied to `problem`, and to `symmetry` where they use one.
+
+        Raises
+        ------
+        InputError
+            If the noise does not fit the problem or needs a symmetry that is missing, or see `Dynamics.bind`.
+        """
+        bound = super().bind(problem, symmetry)
+        if self.noise_model.needs_symmetry:
+            _ = bound.bound_symmetry
+        self.noise_model.channels(problem)
+        return bound
 
     # -- the torchsde contract -------------------------------------------------------------------------------------
 
     @property
     def noise_type(self) -> str:
         """The name that torchsde has for the shape of g."""
-        return "general" if self.noise == "minibatch" else "diagonal"
+        return self.noise_model.noise_type
 
     @property
     def noise_channels(self) -> int:
-        """Dimension of the Brownian motion: n for minibatch noise, d for isotropic noise."""
-        problem = self.bound_problem
-        return problem.n_samples if self.noise == "minibatch" else problem.layout.size
+        """Dimension of the Brownian motion."""
+        return self.noise_model.channels(self.bound_problem)
 
     def _points(self, rows: Tensor) -> Tensor:
         """View torchsde's rows (row, x) as ([replicate,] trajectory, x)."""
         replicates = self.bound_problem.replicates
         return rows if replicates is None else rows.reshape(replicates, -1, rows.shape[-1])
 
-    def _noise_weights(self, v: Tensor) -> Tensor:
-        """Return the sample weights c with g v = ∇ Σ_i c_i ℓ_i."""
-        problem = self.bound_problem
-        scale = 1 / math.sqrt(problem.n_samples * self.batch_size)
-        return (v - v.mean(-1, keepdim=True)) * (self.scale(self.learning_rate) * scale)
-
-    def _isotropic(self, v: Tensor) -> Tensor:
-        rate, temperature = self.scale(self.learning_rate), self.scale(self.temperature or 0.0)
-        return v * (2 * rate * temperature) ** 0.5
-
-    def _drift(self, theta: Tensor, gradient: Tensor) -> Tensor:
-        rate = self.scale(self.learning_rate)
+    def _drift(self, rate: Tensor, theta: Tensor) -> Tensor:
+        """Return −η ∇U, with −(η²/2) ∇²U ∇U at order 2."""
+        gradient = self.with_potential(theta, self.bound_problem.gradient(theta))
         drift = -rate * gradient
         if self.order == 2:
-            drift = drift - 0.5 * rate**2 * self.bound_problem.hessian_vector_product(theta, gradient)
+            curved = self.bound_problem.hessian_vector_product(theta, gradient)
+            drift = drift - 0.5 * rate**2 * (curved + self._potential_curvature(theta, gradient))
         return drift
+
+    def _potential_curvature(self, theta: Tensor, vector: Tensor) -> Tensor:
+        """Return ∇²V v."""
+        if self.weight_decay is None and self.gauge_stiffness is None:
+            return torch.zeros_like(theta)
+        with torch.enable_grad():
+            point = theta.detach().requires_grad_(True)
+            force = self.with_potential(point, torch.zeros_like(point))
+            return torch.autograd.grad((force * vector.detach()).sum(), point)[0]
 
     def f(self, t: Tensor | float, y: Tensor) -> Tensor:
         """Return the drift, shape (row, parameter)."""
-        theta = self._points(y)
-        return self._drift(theta, self.bound_problem.gradient(theta)).reshape(y.shape)
+        return self._drift(self.rate(float(t)), self._points(y)).reshape(y.shape)
 
     def g(self, t: Tensor | float, y: Tensor) -> Tensor:
         """Return the diffusion, dense.
 
-        Shape (row, parameter, sample) for minibatch noise, which is large; (row, parameter) for isotropic noise.
+        Shape (row, parameter, channel), which is large, for general noise; (row, parameter) for diagonal noise.
         """
-        theta = self._points(y)
-        if self.noise == "isotropic":
-            return self._isotropic(torch.ones_like(theta)).reshape(y.shape)
-        problem = self.bound_problem
-        columns = problem.per_sample_gradient(theta)
-        columns = columns - columns.mean(-2, keepdim=True)
-        rate = self.scale(self.learning_rate)
-        columns = columns * (rate.unsqueeze(-1) / math.sqrt(problem.n_samples * self.batch_size))
-        return columns.mT.reshape(*y.shape, problem.n_samples)
+        g = self.noise_model.dense(self, self.rate(float(t)), self._points(y))
+        return g.reshape(*y.shape, *g.shape[y.ndim + (self.bound_problem.replicates is not None) :])
 
     def g_prod(self, t: Tensor | float, y: Tensor, v: Tensor) -> Tensor:
-        """Return g v, shape (row, parameter), as one weighted gradient; the matrix g is never formed."""
-        theta, v = self._points(y), self._points(v)
-        if self.noise == "isotropic":
-            return self._isotropic(v).reshape(y.shape)
-        return self.bound_problem.weighted_gradient(theta, self._noise_weights(v)).reshape(y.shape)
+        """Return g v, shape (row, parameter); the matrix g is not formed."""
+        product = self.noise_model.product(self, self.rate(float(t)), self._points(y), self._points(v))
+        return product.reshape(y.shape)
 
     def f_and_g_prod(self, t: Tensor | float, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Return drift and g v from one weighted gradient with two sets of weights."""
-        if self.noise == "isotropic":
-            return self.f(t, y), self.g_prod(t, y, v)
-        problem = self.bound_problem
-        theta = self._points(y)
-        noise = self._noise_weights(self._points(v))
-        gradient, product = problem.gradient(theta), problem.weighted_gradient(theta, noise)
-        return self._drift(theta, gradient).reshape(y.shape), product.reshape(y.shape)
+        """Return drift and g v."""
+        return self.f(t, y), self.g_prod(t, y, v)
 
     # -- the solve -------------------------------------------------------------------------------------------------
 
@@ -208,5 +233,5 @@ class _FreshPools(SequentialBrownian):
         problem = self._fused.sde.bound_problem
         assert problem.stream is not None
         pool = problem.stream.draw((*self._lead, problem.n_samples), self._generator)
-        self._fused.sde = self._fused.sde.bind(problem.at(pool))
+        self._fused.sde = dataclasses.replace(self._fused.sde, problem=problem.at(pool))
         return super().__call__(ta, tb)

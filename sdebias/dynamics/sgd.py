@@ -11,21 +11,21 @@ from torch import Tensor
 
 from ..errors import InputError, check_flag, message
 from ..problems.base import Problem
+from ..symmetry import Symmetry
 from .base import Dynamics
+from .schedule import Schedule
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SGD(Dynamics):
-    """θ_{k+1} = θ_k − η (1/B) Σ_b ∇ℓ_{i_b}(θ_k).
+    """θ_{k+1} = θ_k − η [(1/B) Σ_b ∇ℓ_{i_b}(θ_k) + ∇V(θ_k)], V weight decay and gauge potential, see `Dynamics`.
 
     Of a problem with a stream, the B samples are drawn from its law, afresh for each update and trajectory.
 
     Parameters
     ----------
-    learning_rate : float or sequence of float
-        η > 0; a sequence gives each replicate of the problem its own.
-    batch_size : int
-        B >= 1.
+    learning_rate, batch_size, weight_decay, gauge_stiffness
+        See `Dynamics`.
     replacement : bool
         Whether the B indices of a batch are i.i.d. uniform, or B different samples. Batches of different updates are
         independent in both cases.
@@ -38,7 +38,7 @@ class SGD(Dynamics):
     Examples
     --------
     >>> SGD(learning_rate=5e-3, batch_size=1)
-    SGD(learning_rate=0.005, batch_size=1, replacement=True)
+    SGD(learning_rate=0.005, batch_size=1, weight_decay=None, gauge_stiffness=None, replacement=True)
     """
 
     replacement: bool = True
@@ -48,8 +48,8 @@ class SGD(Dynamics):
         super().__post_init__()
         check_flag("replacement", self.replacement)
 
-    def bind(self, problem: Problem) -> Self:
-        """Return these dynamics tied to `problem`.
+    def bind(self, problem: Problem, symmetry: Symmetry | None = None) -> Self:
+        """Return these dynamics tied to `problem`, and to `symmetry` where they use one.
 
         Raises
         ------
@@ -63,7 +63,7 @@ class SGD(Dynamics):
         if not self.replacement and self.batch_size > problem.n_samples:
             want = f"at most n = {problem.n_samples} without replacement"
             raise InputError(message("batch_size", want, self.batch_size, "lower it or set replacement = true"))
-        return super().bind(problem)
+        return super().bind(problem, symmetry)
 
     def _draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Draw batch indices of shape (*shape, B)."""
@@ -75,7 +75,7 @@ class SGD(Dynamics):
 
     def integrate(self, theta: Tensor, steps: Sequence[int], generator: torch.Generator) -> Tensor:
         """Return θ after each of `steps` updates; see `Dynamics.integrate`."""
-        problem, rate = self.bound_problem, self.scale(self.learning_rate)
+        problem, rate = self.bound_problem, self.rate(steps[0])
         saved, wanted = [theta], set(steps)
         for step in range(steps[0], steps[-1]):
             if problem.stream is None:
@@ -83,7 +83,9 @@ class SGD(Dynamics):
             else:
                 batch = problem.stream.draw((*theta.shape[:-1], self.batch_size), generator)
                 gradient = problem.at(batch).gradient(theta)
-            theta = torch.addcmul(theta, gradient, rate, value=-1)
+            if isinstance(self.learning_rate, Schedule):
+                rate = self.rate(step)
+            theta = torch.addcmul(theta, self.with_potential(theta, gradient), rate, value=-1)
             if step + 1 in wanted:
                 saved.append(theta)
         return torch.stack(saved)

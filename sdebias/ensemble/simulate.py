@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from ..dataset import DIVERGENCE_THRESHOLD, config_attributes, make_dataset
 from ..dynamics.base import Dynamics
+from ..dynamics.schedule import Schedule
 from ..errors import InputError, RunError, check_choice, check_count, check_finite, message
 from ..problems.base import Problem
 from ..symmetry import Symmetry, check_invariance
@@ -92,11 +93,11 @@ def simulate(
     check_count("block_size", block_size)
     check_count("seed", seed, minimum=0)
     grid = save_grid(steps, save_every)
-    dynamics = dynamics.bind(problem)
     if symmetry is not None:
         check_invariance(problem, symmetry)
         # A trajectory that has diverged is data here, not an error.
         symmetry = symmetry.bind(problem, validate=False)
+    dynamics = dynamics.bind(problem, symmetry)
     observables = _observables(problem, symmetry, save)
     start = _initial_law(problem, initial, trajectories)
 
@@ -133,11 +134,14 @@ def _dataset(
     run: dict[str, Any],
 ) -> xr.Dataset:
     """Label the arrays of a run, and write down how they were made."""
-    spec = dynamics.spec()
-    scalars = {name: np.asarray(spec.pop(name)) for name in dynamics.per_replicate}
     coords: dict[str, Any] = {"trajectory": np.arange(run["trajectories"]), "step": np.asarray(grid)}
     if problem.replicates is not None:
         coords["replicate"] = np.arange(problem.replicates)
+    variables: dict[str, Any] = dynamics.variables()
+    for name, value in variables.items():
+        if isinstance(value, Schedule):
+            variables[name] = xr.DataArray([value(k) for k in grid], dims="step")
+            coords["time"] = ("step", dynamics.times(value, grid))
     labels = {
         "theta": ("parameter", problem.layout.labels),
         "predictor_value": ("predictor", problem.predictor_labels),
@@ -148,15 +152,14 @@ def _dataset(
     if symmetry is not None:
         config["symmetry"] = symmetry.spec()
     attributes: dict[str, str | int | float] = {
-        "dynamics": spec.pop("type"),
-        **{key: int(value) if isinstance(value, bool) else value for key, value in spec.items()},
+        **dynamics.attributes(),
         **{key: run[key] for key in ("seed", "block_size", "dtype", "device")},
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "divergence_threshold": DIVERGENCE_THRESHOLD,
         **config_attributes(config),
     }
-    dataset = make_dataset("ensemble", {**arrays, **scalars}, coords, attributes)
+    dataset = make_dataset("ensemble", {**arrays, **variables}, coords, attributes)
     for name, (dims, tensor) in problem.arrays().items():
         dataset[name] = (dims, tensor.cpu().numpy(), {"long_name": f"problem data {name}", "units": "1"})
     return dataset

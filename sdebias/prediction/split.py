@@ -19,6 +19,7 @@ from ..problems.base import Problem
 from ..symmetry import Symmetry
 from ..symmetry.action import forward_derivative
 from ..symmetry.gauge import quadratic_form
+from .drift_laws import Potential, sampling_share
 from .orbit_drift import _check_fit, _lead
 
 # States are evaluated in pieces whose increments take at most this many numbers (128 MiB in float64).
@@ -48,7 +49,8 @@ def split_dynamics(ensemble: xr.Dataset, problem: Problem, symmetry: Symmetry) -
     Raises
     ------
     DataError
-        If the dataset has no `theta`, does not fit the problem, or does not name its dynamics.
+        If the dataset has no `theta` at three or more steps, does not fit the problem, or does not name its dynamics,
+        or these have a scheduled learning rate or noise other than minibatch and isotropic.
     SymmetryError
         If the symmetry does not fit the problem.
     """
@@ -104,7 +106,8 @@ def split_states(theta: Tensor, problem: Problem, symmetry: Symmetry, dynamics: 
     symmetry : Symmetry
     dynamics : mapping
         As ``dynamics.spec()`` gives it: type, learning_rate, batch_size, and replacement (SGD) or noise, order and,
-        with isotropic noise, temperature (SGDSDE); method and substeps if the solver's finite step is wanted.
+        with isotropic noise, temperature (SGDSDE); maybe weight_decay and gauge_stiffness; method and substeps if the
+        solver's finite step is wanted.
 
     Returns
     -------
@@ -119,13 +122,15 @@ def split_states(theta: Tensor, problem: Problem, symmetry: Symmetry, dynamics: 
     Raises
     ------
     DataError
-        If the dynamics are incomplete or unknown.
+        If the dynamics are incomplete or unknown: noise other than minibatch and isotropic is.
     InputError
         If `theta` does not fit the problem.
     SymmetryError
         If the symmetry does not fit the problem.
     """
     problem.check_theta(theta)
+    if isinstance(dynamics.get("noise"), Mapping):
+        dynamics = {**dynamics, **dynamics["noise"]}
     # States that have diverged are data here: they give NaN in their own rows.
     symmetry = symmetry.bind(problem, validate=False)
     columns = problem.n_samples + 1 if _row(dynamics) != "isotropic" else problem.layout.size
@@ -155,7 +160,7 @@ class _Increment(NamedTuple):
 
 
 def _split(theta: Tensor, problem: Problem, symmetry: Symmetry, dynamics: Mapping[str, Any]) -> dict[str, Tensor]:
-    drift, noise, square = _increment(theta, problem, dynamics)
+    drift, noise, square = _increment(theta, problem, symmetry, dynamics)
     # Forward mode wants its own memory.
     points = theta.expand(square.shape).contiguous()
 
@@ -199,20 +204,22 @@ def _rows(**components: Tensor) -> Tensor:
     return torch.stack([components.get(name, zero) for name in COMPONENTS], dim=-2)
 
 
-def _increment(theta: Tensor, problem: Problem, dynamics: Mapping[str, Any]) -> _Increment:
+def _increment(theta: Tensor, problem: Problem, symmetry: Symmetry, dynamics: Mapping[str, Any]) -> _Increment:
     """Return the first two moments of the change of θ per update that the dynamics make."""
     row, rate = _row(dynamics), _scale(dynamics["learning_rate"], theta)
-    gradient = problem.gradient(theta)
+    potential = Potential(*(float(dynamics.get(key) or 0.0) for key in ("weight_decay", "gauge_stiffness")))
+    gradient = problem.gradient(theta) + potential.force(symmetry, theta)
     drift = -rate * gradient
     if row != "SGD" and int(dynamics["order"]) == 2:
-        drift = drift - rate**2 / 2 * problem.hessian_vector_product(theta, gradient)
+        curved = problem.hessian_vector_product(theta, gradient) + potential.curvature(symmetry, theta, gradient)
+        drift = drift - rate**2 / 2 * curved
     if row == "isotropic":
         units = torch.eye(theta.shape[-1], dtype=theta.dtype, device=theta.device)
         units = units.reshape(-1, *[1] * (theta.ndim - 1), theta.shape[-1])
         noise = (2 * rate * _scale(dynamics["temperature"], theta)) ** 0.5 * units.expand(-1, *theta.shape)
         return _Increment(drift, noise, noise)
-    n, size = problem.n_samples, int(dynamics["batch_size"])
-    share = 1 / size if row != "SGD" or dynamics["replacement"] else (n - size) / (size * max(n - 1, 1))
+    n = problem.n_samples
+    share = sampling_share(int(dynamics["batch_size"]), n, bool(dynamics.get("replacement", True)))
     columns = problem.per_sample_gradient(theta)
     columns = (columns - columns.mean(-2, keepdim=True)).movedim(-2, 0)
     noise = rate * (share / n) ** 0.5 * columns
@@ -227,7 +234,8 @@ def _row(dynamics: Mapping[str, Any]) -> str:
         needed = ["learning_rate", "batch_size", "replacement"] if name == "SGD" else ["learning_rate", "order"]
         row = name
         if name == "SGDSDE":
-            row = check_choice("noise", str(dynamics["noise"]), ("minibatch", "isotropic"), DataError)
+            noise = f"{dynamics['noise']}, projected" if dynamics.get("horizontal") else str(dynamics["noise"])
+            row = check_choice("noise", noise, ("minibatch", "isotropic"), DataError)
             needed.append("temperature" if row == "isotropic" else "batch_size")
         for key in needed:
             dynamics[key]
@@ -244,7 +252,10 @@ def _solver_step(dynamics: Mapping[str, Any]) -> float:
 
 def _specification(ensemble: xr.Dataset) -> dict[str, Any]:
     """Return what the attributes and scalars of a dataset say of its dynamics, as `Dynamics.spec` would."""
-    names = ("batch_size", "replacement", "noise", "order", "method", "substeps")
+    names = ["batch_size", "replacement", "noise", "horizontal", "order", "method", "substeps"]
+    names += ["weight_decay", "gauge_stiffness"]
+    if "step" in ensemble["learning_rate"].dims:
+        raise DataError(message("learning_rate", "a constant one", "a schedule", "split a run without a schedule"))
     known = {name: ensemble.attrs[name] for name in names if name in ensemble.attrs}
     known |= {name: ensemble[name].values for name in ("learning_rate", "temperature") if name in ensemble}
     return {"type": ensemble.attrs.get("dynamics", "unknown"), **known}

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -163,7 +164,7 @@ class Problem(ABC):
     def spec(self) -> dict[str, Any]:
         """Return the declaration, without the data, as plain data from which a configuration can build it again."""
         plain = {
-            key: {k: v.tolist() if isinstance(v, Tensor) else v for k, v in law.items()}
+            key: {k: v.tolist() if isinstance(v, Tensor | np.ndarray | np.generic) else v for k, v in law.items()}
             for key, law in (("initial", self.initial), ("initial_std", self.initial_std))
         }
         if self.stream is not None:
@@ -346,16 +347,33 @@ class Problem(ABC):
             return torch.autograd.grad((self.gradient(point) * vector.detach()).sum(), point)[0]
 
     def per_sample_gradient(self, theta: Tensor) -> Tensor:
-        """Return ∇ℓ_i(θ), shape (..., sample, parameter). Large: n·d numbers for each point."""
+        """Return ∇ℓ_i(θ), shape (..., sample, parameter). Large: n·d numbers for each point.
+
+        Every sample gets a point of its own, so that one backward pass over n times as many points gives all rows.
+        """
+        lead = theta.shape[:-1]
+        if self.replicates is not None:
+            lead = torch.broadcast_shapes(lead, (self.replicates, 1))
+        points = self._sample_per_point(theta.detach().unsqueeze(-2).expand(*lead, self.n_samples, -1), len(lead))
+        singles = {}
+        for name, tensor in self.samples.items():
+            if "sample" in self.data[name][0]:
+                rest = tensor.shape[tensor.ndim + self._sample_axis(name) + 1 :]
+                full = tensor.expand(*lead, self.n_samples, *rest)
+                singles[name] = self._sample_per_point(full, len(lead)).unsqueeze(-len(rest) - 1)
         with torch.enable_grad():
-            point = theta.detach().requires_grad_(True)
-            losses = self.per_sample_loss(point)
-            basis = torch.eye(self.n_samples, dtype=losses.dtype, device=losses.device)
-            basis = basis.reshape(self.n_samples, *[1] * (losses.ndim - 1), self.n_samples)
-            rows = torch.autograd.grad(
-                losses, point, basis.expand(self.n_samples, *losses.shape), is_grads_batched=True
-            )[0]
-        return rows.movedim(0, -2)
+            points.requires_grad_(True)
+            rows = torch.autograd.grad(self.at(singles).per_sample_loss(points).sum(), points)[0]
+        if self.replicates is None:
+            return rows.reshape(*lead, self.n_samples, -1)
+        outer = lead[:-2]
+        return rows.reshape(self.replicates, *outer, lead[-1], self.n_samples, theta.shape[-1]).movedim(0, len(outer))
+
+    def _sample_per_point(self, tensor: Tensor, lead: int) -> Tensor:
+        """Return (..., [replicate,] trajectory, sample, rest) as ([replicate,] point, rest), a copy."""
+        if self.replicates is None:
+            return tensor.flatten(0, lead).clone()
+        return tensor.movedim(lead - 2, 0).flatten(1, lead).clone()
 
     def _pieces(self, theta: Tensor) -> Iterator[tuple[Self, Tensor]]:
         """Split θ along the axis before `parameter` so that per-sample gradients of a piece stay small."""

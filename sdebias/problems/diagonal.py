@@ -101,7 +101,10 @@ class DeepDiagonalRegression(DiagonalRegression):
         initial: Mapping[str, Any] | None = None,
         initial_std: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(X, y, features=features, initial=initial, initial_std=initial_std, depth=depth)
+        # Past the constructor of linear models, which has no sizes beside the features.
+        super(LinearRegression, self).__init__(
+            X, y, initial=initial, initial_std=initial_std, features=features, depth=depth
+        )
 
     @classmethod
     def layout_for(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 from ..layout import ParameterLayout
 from .diagonal import DiagonalRegression
@@ -31,17 +31,6 @@ class HadamardRegression(DiagonalRegression):
     """
 
     model: ClassVar[str] = "HadamardRegression"
-
-    def __init__(
-        self,
-        X: Any,
-        y: Any,
-        *,
-        features: Sequence[str] | None = None,
-        initial: Mapping[str, Any] | None = None,
-        initial_std: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(X, y, initial=initial, initial_std=initial_std, features=features)
 
     @classmethod
     def layout_for(cls, input_shape: tuple[int, ...], features: Sequence[str] | None = None) -> ParameterLayout:

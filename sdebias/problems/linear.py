@@ -25,7 +25,7 @@ class LinearRegression(Regression):
     X : array, shape=(sample, feature) or (replicate, sample, feature)
     y : array, shape=(sample,) or (replicate, sample)
     features : sequence of str, optional
-        Names of the features, among the sizes of the model; indices where absent.
+        Names of the features; indices where absent.
     initial, initial_std : mapping, optional
         Initial law, see `Regression`.
 
@@ -34,6 +34,17 @@ class LinearRegression(Regression):
     DataError
         If shapes do not match, or entries are not finite.
     """
+
+    def __init__(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        features: Sequence[str] | None = None,
+        initial: Mapping[str, Any] | None = None,
+        initial_std: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(X, y, initial=initial, initial_std=initial_std, features=features)
 
     @property
     def features(self) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
@@ -105,35 +107,45 @@ class ModuleProblem(Problem):
         """Return the module's outputs for one point (parameter,), shape (sample, ...)."""
         return functional_call(self.module, {**self.constants, **self.layout.unflatten(theta)}, (inputs,))
 
-    def _losses_of_one(self, theta: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the losses for one point, shape (sample,)."""
-        losses = vmap(self.loss_fn)(self._outputs_of_one(theta, inputs), targets)
-        if losses.ndim != 1:
-            remedy = "give a loss that reduces one sample to a number, such as one with reduction='mean'"
-            raise InputError(message("loss_fn", "a scalar for one sample", f"shape {tuple(losses.shape[1:])}", remedy))
-        return losses
-
     def _over_points(self, function: Callable[..., Tensor], theta: Tensor, names: Sequence[str]) -> Tensor:
         """Evaluate a function of one point and samples at all points, each with its own samples or shared ones.
 
-        One vmap for each leading axis, the innermost first; data without that axis are shared along it.
+        One vmap for each run of leading axes along which the same data are shared, the innermost first: torch's rules
+        for some operations fail in deeper nests.
         """
         lead = self.check_theta(theta).shape[:-1]
-        arrays, shared = [], []
+        widths = []
         for name in names:
-            array = self.samples[name]
-            axes = array.ndim + self._sample_axis(name)  # leading axes before the sample axis
-            widths = (1,) * (len(lead) - axes) + tuple(array.shape[:axes])
-            lead = torch.broadcast_shapes(lead, widths)
-            shared.append([width == 1 for width in widths])
-            arrays.append(array.reshape(*(width for width in widths if width != 1), *array.shape[axes:]))
-        for axis in reversed(range(len(lead))):
-            function = vmap(function, in_dims=(0, *(None if flags[axis] else 0 for flags in shared)))
-        return function(theta.expand(*lead, theta.shape[-1]), *arrays)
+            before = self.samples[name].shape[: self._axes_before_samples(name)]
+            widths.append((1,) * (len(lead) - len(before)) + tuple(before))
+            lead = torch.broadcast_shapes(lead, widths[-1])
+        shared = [tuple(width[axis] == 1 for width in widths) for axis in range(len(lead))]
+        runs = [list(axes) for _, axes in itertools.groupby(range(len(lead)), key=shared.__getitem__)]
+        sizes = [math.prod(lead[axis] for axis in axes) for axes in runs]
+        arrays = []
+        for k, name in enumerate(names):
+            tail = self.samples[name].shape[self._axes_before_samples(name) :]
+            own = [size for axes, size in zip(runs, sizes, strict=True) if not shared[axes[0]][k]]
+            arrays.append(self.samples[name].reshape(*own, *tail))
+        for axes in reversed(runs):
+            function = vmap(function, in_dims=(0, *(None if flag else 0 for flag in shared[axes[0]])))
+        values = function(theta.expand(*lead, theta.shape[-1]).reshape(*sizes, theta.shape[-1]), *arrays)
+        return values.reshape(*lead, *values.shape[len(runs) :])
+
+    def _axes_before_samples(self, name: str) -> int:
+        return self.samples[name].ndim + self._sample_axis(name)
 
     def per_sample_loss(self, theta: Tensor) -> Tensor:
         """Return loss_fn(module(x_i), y_i), shape (..., sample)."""
-        return self._over_points(self._losses_of_one, theta, ("X", "y"))
+        outputs = self._over_points(self._outputs_of_one, theta, ("X",))
+        axes = max(theta.ndim - 1, self._axes_before_samples("X"))
+        tail = self.samples["y"].shape[self._axes_before_samples("y") :]
+        targets = self.samples["y"].expand(*outputs.shape[:axes], *tail)
+        losses = vmap(self.loss_fn)(outputs.flatten(0, axes), targets.flatten(0, axes))
+        if losses.ndim != 1:
+            remedy = "give a loss that reduces one sample to a number, such as one with reduction='mean'"
+            raise InputError(message("loss_fn", "a scalar for one sample", f"shape {tuple(losses.shape[1:])}", remedy))
+        return losses.unflatten(0, outputs.shape[: axes + 1])
 
     def predictor(self, theta: Tensor) -> Tensor:
         """Return the outputs on the data, or the function that was given, shape (..., predictor)."""

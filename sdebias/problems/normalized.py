@@ -33,17 +33,6 @@ class NormalizedRegression(LinearRegression):
 
     model: ClassVar[str] = "NormalizedRegression"
 
-    def __init__(
-        self,
-        X: Any,
-        y: Any,
-        *,
-        features: Sequence[str] | None = None,
-        initial: Mapping[str, Any] | None = None,
-        initial_std: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(X, y, initial=initial, initial_std=initial_std, features=features)
-
     @classmethod
     def layout_for(cls, input_shape: tuple[int, ...], features: Sequence[str] | None = None) -> ParameterLayout:
         """Return w, one entry for each feature."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ RATE = 0.02
 SDES = {
     "minibatch": sb.SGDSDE(learning_rate=RATE, batch_size=2),
     "second order": sb.SGDSDE(learning_rate=RATE, batch_size=2, order=2),
+    "no replacement": sb.SGDSDE(learning_rate=RATE, batch_size=2, noise=sb.noise.minibatch(replacement=False)),
+    "potential": sb.SGDSDE(learning_rate=RATE, order=2, weight_decay=0.1, gauge_stiffness=0.3),
     "isotropic": sb.SGDSDE(learning_rate=RATE, noise="isotropic", temperature=0.1),
     "isotropic, second order": sb.SGDSDE(learning_rate=RATE, noise="isotropic", temperature=0.1, order=2),
 }
@@ -36,7 +39,7 @@ def test_sde_rows_are_itos_formula(
     """Each part is that of the dense f, g of the SDE and dense derivatives of charges and predictors."""
     theta = states(problem)
     parts = split_states(theta, problem, symmetry, dynamics.spec())
-    sde, bound = dynamics.bind(problem), symmetry.bind(problem)
+    sde, bound = dynamics.bind(problem, symmetry), symmetry.bind(problem)
     f, g = sde.f(0.0, theta), sde.g(0.0, theta)
     g = torch.diag_embed(g) if g.ndim == 2 else g
     diffusion = g @ g.mT
@@ -156,6 +159,20 @@ class TestRefusals:
             split_states(states(problem), problem, symmetry, {"type": "Adam"})
         with pytest.raises(DataError, match="an entry 'replacement'"):
             split_states(states(problem), problem, symmetry, {"type": "SGD", "learning_rate": 0.1, "batch_size": 1})
+
+    def test_what_the_split_does_not_know(
+        self, problem: sb.problems.HadamardRegression, symmetry: sb.symmetry.Rescaling
+    ) -> None:
+        options: dict[str, Any] = {"symmetry": symmetry, "trajectories": 2, "steps": 4, "save_every": 1}
+        scheduled = sb.SGD(learning_rate=sb.schedule.cosine(0.1, 0.01, steps=4))
+        for dynamics, match in (
+            (scheduled, "a constant one, got a schedule"),
+            (sb.SGDSDE(learning_rate=RATE, noise=sb.noise.horizontal(sb.noise.minibatch())), "minibatch, projected"),
+            (sb.SGDSDE(learning_rate=RATE, noise="diagonal"), "noise: expected one of minibatch, isotropic"),
+        ):
+            ens = sb.simulate(problem, dynamics, progress=False, **options)
+            with pytest.raises(DataError, match=match):
+                sb.split_dynamics(ens, problem, symmetry)
 
     def test_no_theta(self, problem: sb.problems.HadamardRegression, symmetry: sb.symmetry.Rescaling) -> None:
         ens = sb.simulate(

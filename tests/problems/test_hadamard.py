@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,13 @@ class TestInitialLaw:
         torch.testing.assert_close(theta[..., :3], mean.double().unsqueeze(1).expand(-1, 4000, -1))
         torch.testing.assert_close(theta[..., 3:].mean((0, 1)), torch.tensor([1.0, 2, 3]).double(), atol=5e-3, rtol=0)
         torch.testing.assert_close(theta[..., 3:].std(1), torch.full((3, 3), 0.1).double(), atol=5e-3, rtol=0)
+
+    @pytest.mark.parametrize(
+        "value", [0.2, np.float64(0.2), np.full(3, 0.2), torch.full((3,), 0.2, dtype=torch.float64)]
+    )
+    def test_spec_is_plain_data(self, value: Any) -> None:
+        spec = sb.problems.HadamardRegression(*regression(), initial={"q": value}).spec()
+        assert json.loads(json.dumps(spec))["initial"]["q"] in (0.2, [0.2] * 3)
 
     @pytest.mark.parametrize(
         ("initial", "words"),
