@@ -221,8 +221,11 @@ def _increment(theta: Tensor, problem: Problem, symmetry: Symmetry, dynamics: Ma
     n = problem.n_samples
     share = sampling_share(int(dynamics["batch_size"]), n, bool(dynamics.get("replacement", True)))
     columns = problem.per_sample_gradient(theta)
-    columns = (columns - columns.mean(-2, keepdim=True)).movedim(-2, 0)
-    noise = rate * (share / n) ** 0.5 * columns
+    columns = columns - columns.mean(-2, keepdim=True)
+    if n > theta.shape[-1]:
+        # Rᵀ R is the same covariance in fewer columns, and what is orthogonal to all of them stays so to rounding.
+        columns = torch.linalg.qr(columns, mode="r").R
+    noise = rate * (share / n) ** 0.5 * columns.movedim(-2, 0)
     # One update of SGD is a jump: its mean step has a square too.
     return _Increment(drift, noise, torch.cat([noise, drift.unsqueeze(0)]) if row == "SGD" else noise)
 
