@@ -7,7 +7,7 @@ is the step of a solver that adds a drift of its own, else 0.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -82,6 +82,14 @@ class SGDLaw:
         more = f" - eta grad C_a . grad V, U = L + V, V = {self.potential.symbol}" if self.potential else ""
         return f"dC_a/dk = {row}{more}"
 
+    def fresh_samples(self, problem: Problem) -> int:
+        """Return how many samples of a stream an update sees: a batch."""
+        return self.batch_size
+
+    def on_fresh_samples(self) -> SGDLaw:
+        """Return the law given the batch itself: it is all of its samples, and no other noise is left."""
+        return replace(self, replacement=False)
+
     def rates(
         self,
         problem: Problem,
@@ -128,6 +136,14 @@ class SDELaw:
         elif self.order == 2:
             terms.append("+ eta^2/2 grad L^T A_a grad L")
         return f"dC_a/dk = {' '.join(terms)}"
+
+    def fresh_samples(self, problem: Problem) -> int:
+        """Return how many samples of a stream a solver step sees: a pool."""
+        return problem.n_samples
+
+    def on_fresh_samples(self) -> SDELaw:
+        """Return the law itself: drift and noise of a step are those of its pool."""
+        return self
 
     def rates(
         self,

@@ -14,12 +14,15 @@ from ..dataset import OK, PATH, make_dataset, validate
 from ..errors import DataError, SymmetryError, message
 from ..problems.base import Problem
 from ..symmetry import Symmetry
-from .drift_laws import law_of
+from ..symmetry.gauge import Matrices
+from .drift_laws import Law, law_of
 from .noise_traces import Covariance
 from .quadrature import cumulate
 
 # States are evaluated in pieces of this many numbers (128 MiB in float64).
 CHUNK_ELEMENTS = 2**24
+# Fresh draws for each state: their noise stays well below that of the dynamics, which draw once for each update.
+FRESH_DRAWS = 4
 
 
 def predict_orbit_drift(
@@ -48,7 +51,8 @@ def predict_orbit_drift(
     A solver step of dt = 1/substeps adds (dt/2) bᵀA_a b, b the drift of θ, and holds the rate for a step; both are
     predicted apart, as ``finite_step_drift``, since they belong to the Euler solver and not to the SDE.
 
-    Where dynamics draw fresh samples from a stream, gradients and Σ are those of the problem's own pool.
+    Where dynamics draw fresh samples from a stream, so does the prediction, as many for each state as the dynamics for
+    a step: its error is then independent from trajectory to trajectory, and part of the error of a comparison.
 
     Parameters
     ----------
@@ -87,11 +91,13 @@ def predict_orbit_drift(
     temperature = _per_replicate(ensemble, "temperature", problem)
 
     predicted, corrections, finite = [], [], []
-    for piece in theta.split(max(1, CHUNK_ELEMENTS // theta[..., :1, :, :].numel()), dim=-3):
+    generator = torch.Generator(problem.device).manual_seed(0)
+    samples = 1 if problem.stream is None else law.fresh_samples(problem)
+    for piece in theta.split(max(1, CHUNK_ELEMENTS // (samples * theta[..., :1, :, :].numel())), dim=-3):
         # Trajectories and steps share one axis, since a problem knows only one beside its replicates.
         points = piece.flatten(-3, -2)
         rate = _per_replicate(ensemble, "learning_rate", problem, trajectories=piece.shape[-3])
-        drift, solver = law.rates(problem, symmetry, points, matrices, rate, temperature)
+        drift, solver = _mean_rates(law, problem, symmetry, points, matrices, rate, temperature, generator)
         drift, solver = (r.unflatten(-2, piece.shape[-3:-1]).cpu().numpy() for r in (drift, solver))
         total, correction = cumulate(drift, steps, law.unit)
         predicted.append(total)
@@ -113,6 +119,27 @@ def predict_orbit_drift(
     if "config_hash" in ensemble.attrs:
         attributes["config_hash"] = ensemble.attrs["config_hash"]
     return make_dataset("prediction", variables, {**coords, "charge": symmetry.charge_labels}, attributes)
+
+
+def _mean_rates(
+    law: Law,
+    problem: Problem,
+    symmetry: Symmetry,
+    theta: Tensor,
+    matrices: Matrices,
+    rate: Tensor,
+    temperature: Tensor,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Return the rates of a law, averaged over fresh samples where the problem has a stream."""
+    if problem.stream is None:
+        return law.rates(problem, symmetry, theta, matrices, rate, temperature)
+    shape = (*theta.shape[:-1], law.fresh_samples(problem))
+    pools = (problem.at(problem.stream.draw(shape, generator)) for _ in range(FRESH_DRAWS))
+    law = law.on_fresh_samples()
+    found = [law.rates(pool, symmetry, theta, matrices, rate, temperature) for pool in pools]
+    drift, solver = (torch.stack(parts).mean(0) for parts in zip(*found, strict=True))
+    return drift, solver
 
 
 def _check_fit(ensemble: xr.Dataset, problem: Problem) -> None:

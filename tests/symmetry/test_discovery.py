@@ -322,7 +322,7 @@ def test_finite_elements_refuse_what_gradients_cannot_tell() -> None:
 def test_symmetries_and_near_symmetries_without_a_gap_are_an_error() -> None:
     def loss(named: Named, X: Tensor, y: Tensor) -> Tensor:
         p, q = named["p"], named["q"]
-        breaking = torch.tensor([3e-10, 3e-9], dtype=F64) * p**3
+        breaking = torch.tensor([1e-10, 1e-8], dtype=F64) * p**3
         return ((p * q + breaking) @ X.mT - y).square()
 
     problem = LossProblem({"p": (2,), "q": (2,)}, loss, X=draw(10, 2), y=draw(10, seed=1))
