@@ -33,6 +33,7 @@ bench: $(READY) ## the numbers of benchmarks/RESULTS.md
 docs-figures: run ## the figures of the documentation
 	$(BIN)/sdebias plot results/diabetes/sgd.nc results/diabetes/sde.nc --out docs/figures/diabetes.png --overwrite
 	$(BIN)/python -m experiments.ito_convergence
+	$(BIN)/python -m experiments.rotation_law
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -5,6 +5,7 @@ from . import prediction as prediction
 from . import problems as problems
 from . import symmetry as symmetry
 from ._version import __version__ as __version__
+from .autocorrelation import effective_sample_size as effective_sample_size
 from .comparison import compare as compare
 from .dynamics import SGD as SGD
 from .dynamics import SGDSDE as SGDSDE
@@ -12,10 +13,14 @@ from .dynamics import extrapolate as extrapolate
 from .dynamics import noise as noise
 from .dynamics import schedule as schedule
 from .ensemble.simulate import simulate as simulate
+from .laws import compare_law as compare_law
+from .laws import compare_samples as compare_samples
+from .moments import compare_moments as compare_moments
 from .prediction import effective_loss as effective_loss
 from .prediction import noise_equilibrium as noise_equilibrium
 from .prediction import predict_orbit_drift as predict_orbit_drift
 from .prediction import predict_relaxation as predict_relaxation
+from .prediction import split_dynamics as split_dynamics
 from .prediction import stationary_fokker_planck as stationary_fokker_planck
 from .prediction import stationary_law as stationary_law
 from .problems import Problem as Problem

@@ -22,5 +22,6 @@ class SdebiasAccessor:
         return comparison_table(self._dataset)
 
     def plot(self) -> Figure:
-        """Draw predicted against measured orbit drift; see `sdebias.plotting.plot_orbit_drift`."""
-        return plotting.plot_orbit_drift(self._dataset)
+        """Draw a comparison: of orbit drift, `sdebias.plotting.plot_orbit_drift`; of laws, `plot_law`."""
+        draw = plotting.plot_law if self._dataset.attrs.get("kind") == "law_comparison" else plotting.plot_orbit_drift
+        return draw(self._dataset)

@@ -1,7 +1,8 @@
 """The shape of the data: one table of variables, from which datasets are made, checked and documented.
 
 Every dataset is a flat `xr.Dataset` that `xr.open_dataset` reads without this package. Its attribute ``kind`` says
-which rows of the table it holds: an ensemble (what was simulated), a prediction, or a comparison of the two.
+which rows of the table it holds: an ensemble (what was simulated), a prediction, a comparison of the two, a split of
+the dynamics, the moments of increments, or a comparison of laws.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ._version import __version__
 from .errors import DataError, message, nearest
 
 SCHEMA_VERSION = 1
-KINDS = ("ensemble", "prediction", "comparison", "law", "equilibrium")
+KINDS = ("ensemble", "prediction", "comparison", "law", "equilibrium", "split", "moments", "law_comparison")
 OK = 0
 STATUS = {"ok": OK, "diverged": 1, "non_finite": 2}
 # A parameter beyond this size makes a trajectory `diverged`: finite, but lost, and it would dominate every mean.
@@ -56,7 +57,7 @@ class Variable:
 
 
 PATH = ("trajectory", "step")
-ENSEMBLE, PREDICTION, COMPARISON, LAW, EQUILIBRIUM = ((kind,) for kind in KINDS)
+ENSEMBLE, PREDICTION, COMPARISON, LAW, EQUILIBRIUM, SPLIT, MOMENTS, LAW_COMPARISON = ((kind,) for kind in KINDS)
 SCHEMA: dict[str, Variable] = {
     "theta": Variable(ENSEMBLE, (*PATH, "parameter"), "parameters", "1"),
     "loss": Variable(ENSEMBLE, PATH, "loss over all data", "loss", "L = mean_i l_i(theta)"),
@@ -132,11 +133,112 @@ SCHEMA: dict[str, Variable] = {
         "1",
         "max_a |z_a| at the last step, the finite step accounted for",
     ),
-    "p_value": Variable(COMPARISON, (), "Bonferroni p-value of the verdict statistic", "1", required=True),
-    "p_value_scaled": Variable(
-        COMPARISON, (), "p-value of the same test for a prediction 10 % larger: its power", "1", required=True
+    "p_value": Variable(
+        (*COMPARISON, *MOMENTS, *LAW_COMPARISON), (), "Bonferroni p-value of the verdict statistic", "1", required=True
     ),
-    "trajectories_used": Variable(COMPARISON, (), "trajectories with status ok", "1", required=True),
+    "p_value_scaled": Variable(
+        (*COMPARISON, *MOMENTS),
+        (),
+        "p-value of the same test for a prediction 10 % larger: its power",
+        "1",
+        required=True,
+    ),
+    "trajectories_used": Variable(
+        (*COMPARISON, *MOMENTS, *LAW_COMPARISON), (), "trajectories with status ok", "1", required=True
+    ),
+    "drift_component": Variable(
+        SPLIT,
+        (*PATH, "component", "parameter"),
+        "drift of the parameters per update, split",
+        "1",
+        "P_V b, P_H b, and the lifts of the second-order terms of orbit and predictor",
+        required=True,
+    ),
+    "charge_rate": Variable(
+        SPLIT,
+        (*PATH, "component", "charge"),
+        "drift of the charge per update, split",
+        "parameter^2",
+        "grad C . b, 1/2 tr(D A_a)",
+    ),
+    "charge_diffusion": Variable(
+        SPLIT, (*PATH, "charge"), "variance of the charge per update", "parameter^4", "|g^T grad C|^2"
+    ),
+    "quotient_drift": Variable(
+        SPLIT,
+        (*PATH, "component", "predictor"),
+        "drift of the predictor per update, split",
+        "1",
+        "J b, 1/2 tr(D Hess F)",
+        required=True,
+    ),
+    "charge_finite_step": Variable(
+        SPLIT,
+        (*PATH, "charge"),
+        "what the solver's finite step adds to `charge_rate`",
+        "parameter^2",
+        "dt/2 b^T A_a b",
+    ),
+    "quotient_finite_step": Variable(
+        SPLIT,
+        (*PATH, "predictor"),
+        "what the solver's finite step adds to `quotient_drift`",
+        "1",
+        "dt/2 b^T Hess F b",
+    ),
+    "quotient_diffusion": Variable(
+        SPLIT,
+        (*PATH, "predictor", "other_predictor"),
+        "covariance of the predictors per update",
+        "1",
+        "J g g^T J^T",
+        required=True,
+    ),
+    "moment_measured": Variable(
+        MOMENTS,
+        ("step", "moment"),
+        "measured moment of what a save interval adds",
+        "1",
+        "mean of dF, or of (dF_i - E dF_i)(dF_j - E dF_j) given the state",
+        required=True,
+    ),
+    "moment_interval": Variable(MOMENTS, ("step", "moment", "bound"), "t interval of `moment_measured`", "1"),
+    "moment_predicted": Variable(
+        MOMENTS, ("step", "moment"), "moment by the split of the dynamics", "1", required=True
+    ),
+    "moment_z": Variable(MOMENTS, ("step", "moment"), "deviation in units of its error", "1"),
+    "bin_probability": Variable(LAW_COMPARISON, ("bin",), "measured probability of a bin, given the interval", "1"),
+    "bin_interval": Variable(
+        LAW_COMPARISON, ("bin", "bound"), "bootstrap interval of `bin_probability` over trajectories", "1"
+    ),
+    "bin_predicted": Variable(LAW_COMPARISON, ("bin",), "predicted probability of a bin, given the interval", "1"),
+    "bin_lower": Variable(LAW_COMPARISON, ("bin",), "lower edge of a bin", "1"),
+    "bin_upper": Variable(LAW_COMPARISON, ("bin",), "upper edge of a bin", "1"),
+    "kl": Variable(
+        LAW_COMPARISON,
+        (),
+        "KL(measured || predicted) over the bins, less its bias",
+        "nat",
+        "sum p' log(p'/p) - (K-1)/2n",
+    ),
+    "kl_interval": Variable(LAW_COMPARISON, ("bound",), "basic bootstrap interval of the KL over trajectories", "nat"),
+    "kl_bias": Variable(LAW_COMPARISON, (), "bias of the plug-in KL, subtracted in `kl`", "nat", "(K-1)/2n"),
+    "total_variation": Variable(LAW_COMPARISON, (), "total variation over the bins", "1", "1/2 sum |p' - p|"),
+    "total_variation_interval": Variable(
+        LAW_COMPARISON, ("bound",), "basic bootstrap interval of the total variation over trajectories", "1"
+    ),
+    "total_variation_noise": Variable(
+        LAW_COMPARISON,
+        (),
+        "total variation that sampling adds to a true prediction",
+        "1",
+        "1/2 sum sqrt(2p(1-p)/(pi n))",
+    ),
+    "g_p_value": Variable(LAW_COMPARISON, (), "p-value of the G-test", "1", "2n sum p' log(p'/p) ~ chi2(K-1)"),
+    "ks_statistic": Variable(LAW_COMPARISON, (), "Kolmogorov-Smirnov distance", "1", "sup |F' - F|"),
+    "ks_p_value": Variable(LAW_COMPARISON, (), "p-value of the Kolmogorov-Smirnov test", "1"),
+    "effective_samples": Variable(LAW_COMPARISON, ("sample",), "effective number of samples n", "1", "samples / tau"),
+    "inside": Variable(LAW_COMPARISON, (), "share of the samples inside the interval", "1"),
     "coordinate_value": Variable(LAW, ("point", "coordinate"), "coordinates of the predictor", "1", required=True),
     "log_density": Variable(LAW, ("point",), "log density with respect to the reference measure, not normalised", "1"),
     "probability_density": Variable(LAW, ("point",), "normalised density in the coordinates", "1"),
@@ -177,6 +279,11 @@ COORDINATES = {
     "coordinate": {"long_name": "coordinate of the section"},
     "mode": {"long_name": "mode of relaxation"},
     "bound": {"long_name": "end of the interval"},
+    "component": {"long_name": "part of the dynamics"},
+    "moment": {"long_name": "moment of an increment"},
+    "bin": {"long_name": "bin of a histogram"},
+    "sample": {"long_name": "ensemble whose law is compared"},
+    "other_predictor": {"long_name": "predictor coordinate, second index of a matrix"},
 }
 
 
@@ -201,7 +308,8 @@ def make_dataset(
 
     Parameters
     ----------
-    kind : {"ensemble", "prediction", "comparison", "law", "equilibrium"}
+    kind : str
+        One of `KINDS`.
     variables : mapping of str to array
         Arrays with the dims of the schema; one more leading axis is `replicate`. One that varies along further dims
         is an `xr.DataArray`.

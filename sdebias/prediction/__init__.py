@@ -11,5 +11,7 @@ from .gradient_noise import projected_coefficients as projected_coefficients
 from .nodes import ImportanceSampling as ImportanceSampling
 from .nodes import PanelQuadrature as PanelQuadrature
 from .orbit_drift import predict_orbit_drift as predict_orbit_drift
+from .split import split_dynamics as split_dynamics
+from .split import split_states as split_states
 from .stationary import log_stationary_density as log_stationary_density
 from .stationary import stationary_law as stationary_law
