@@ -27,12 +27,14 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 bench: $(READY) ## the numbers of benchmarks/RESULTS.md
+	$(BIN)/python -m benchmarks.geometry
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.replicates
 	$(BIN)/python -m benchmarks.replicates
 
 docs-figures: run ## the figures of the documentation
 	$(BIN)/sdebias plot results/diabetes/sgd.nc results/diabetes/sde.nc --out docs/figures/diabetes.png --overwrite
 	$(BIN)/python -m experiments.ito_convergence
+	$(BIN)/python -m experiments.three_laws
 	$(BIN)/python -m experiments.rotation_law
 
 $(READY): pyproject.toml constraints.txt
