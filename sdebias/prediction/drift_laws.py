@@ -17,7 +17,7 @@ from ..errors import DataError, check_choice, message
 from ..problems.base import Problem
 from ..symmetry import Symmetry
 from ..symmetry.gauge import Matrices, quadratic_form
-from .noise_traces import NAMES, Covariance, NoiseTrace
+from .noise_traces import Covariance, NoiseTrace
 
 
 @dataclass(frozen=True)
@@ -201,13 +201,7 @@ def law_of(attributes: Mapping[str, Any], covariance: Covariance | None = None) 
         replacement = bool(attributes["replacement"] if name == "SGD" else attributes.get("replacement", 1))
         if name == "SGD":
             return SGDLaw(batch_size, replacement, potential)
-        noise = NoiseTrace(
-            check_choice("attribute noise", str(attributes["noise"]), NAMES, DataError),
-            bool(attributes.get("horizontal", 0)),
-            float(attributes.get("label_std", 0.0)),
-            str(attributes.get("label_target", "y")),
-            covariance,
-        )
+        noise = NoiseTrace.of(attributes, covariance)
         # Only the Euler solver's finite step has a closed form.
         step = 1 / int(attributes["substeps"]) if attributes["method"] == "euler" else 0.0
         return SDELaw(noise, batch_size, replacement, int(attributes["order"]), potential, step)

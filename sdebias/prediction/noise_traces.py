@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from ..errors import DataError, message
+from ..errors import DataError, check_choice, message
 from ..problems.base import Problem
 from ..symmetry import Symmetry
 from ..symmetry.gauge import Matrices, matrix_traces, quadratic_form
@@ -56,6 +57,23 @@ class NoiseTrace:
             remedy = "pass covariance=... as given to the noise"
             raise DataError(message("covariance", "that of the Gaussian noise", "none", remedy))
 
+    @classmethod
+    def of(cls, attributes: Mapping[str, Any], covariance: Covariance | None = None) -> Self:
+        """Return the noise that flat attributes name, see `flat_attributes`.
+
+        Raises
+        ------
+        DataError
+            If they name an unknown one, or the covariance of Gaussian noise is missing.
+        """
+        return cls(
+            check_choice("attribute noise", str(attributes["noise"]), NAMES, DataError),
+            bool(attributes.get("horizontal", 0)),
+            float(attributes.get("label_std", 0.0)),
+            str(attributes.get("label_target", "y")),
+            covariance,
+        )
+
     @property
     def symbol(self) -> str:
         """The trace as written in an equation."""
@@ -96,14 +114,22 @@ class NoiseTrace:
         size = max(1, CHUNK_ELEMENTS // (width * theta[..., :1, :].numel()))
         parts = []
         for points in theta.split(size, dim=-2):
-            columns = self._columns(problem, points)
-            if self.horizontal:
-                columns = symmetry.horizontal_projection(columns, points.unsqueeze(-2).expand(columns.shape))
+            columns = self.columns(problem, symmetry, points)
             parts.append(quadratic_form(matrices, columns).sum(-2))
         return torch.cat(parts, dim=-2)
 
-    def _columns(self, problem: Problem, theta: Tensor) -> Tensor:
+    def columns(self, problem: Problem, symmetry: Symmetry, theta: Tensor) -> Tensor:
         """Return a root of N by columns, shape (..., column, parameter)."""
+        columns = self._columns(problem, theta)
+        # Gradients of invariant losses are horizontal as they are.
+        if not self.horizontal or self.name == "minibatch":
+            return columns
+        return symmetry.horizontal_projection(columns, theta.unsqueeze(-2).expand(columns.shape))
+
+    def _columns(self, problem: Problem, theta: Tensor) -> Tensor:
+        if self.name == "minibatch":
+            gradients = problem.per_sample_gradient(theta)
+            return (gradients - gradients.mean(-2, keepdim=True)) / math.sqrt(problem.n_samples)
         if self.name == "label":
             return self._label_columns(problem, theta)
         if self.name == "diagonal":
@@ -116,6 +142,9 @@ class NoiseTrace:
 
     def _label_columns(self, problem: Problem, theta: Tensor) -> Tensor:
         """Return s ∇f_io/√n: a unit more on one entry o of every target takes ∂f_io from each ∇ℓ_i."""
+        if self.label_target not in problem.data:
+            got = f"data {', '.join(problem.data)}"
+            raise DataError(message("label noise", f"targets {self.label_target!r}", got, "pass the simulated problem"))
         dims, tensor = problem.data[self.label_target]
         shape = tensor.shape[dims.index("sample") + 1 :]
         units = torch.eye(math.prod(shape), dtype=theta.dtype, device=theta.device).reshape(-1, *shape)
@@ -123,3 +152,14 @@ class NoiseTrace:
         shifted = [problem.at({self.label_target: targets + unit}).per_sample_gradient(theta) for unit in units]
         columns = torch.cat([here - there for there in shifted], dim=-2)
         return columns * (self.label_std / math.sqrt(problem.n_samples))
+
+
+def flat_attributes(dynamics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``dynamics.spec()`` with noise that is plain data spread into flat entries, as datasets hold it."""
+    found = dict(dynamics)
+    if isinstance(noise := found.get("noise"), Mapping) and noise["noise"] == "horizontal":
+        found |= {"horizontal": 1, "noise": noise["base"]}
+    if isinstance(noise := found.get("noise"), Mapping):
+        names: dict[str, str] = {"std": "label_std", "target": "label_target"}
+        found |= {names.get(str(key), str(key)): value for key, value in noise.items()}
+    return found

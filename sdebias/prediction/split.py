@@ -20,6 +20,7 @@ from ..symmetry import Symmetry
 from ..symmetry.action import forward_derivative
 from ..symmetry.gauge import quadratic_form
 from .drift_laws import Potential, sampling_share
+from .noise_traces import NoiseTrace, flat_attributes
 from .orbit_drift import _check_fit, _lead
 
 # States are evaluated in pieces whose increments take at most this many numbers (128 MiB in float64).
@@ -50,7 +51,7 @@ def split_dynamics(ensemble: xr.Dataset, problem: Problem, symmetry: Symmetry) -
     ------
     DataError
         If the dataset has no `theta` at three or more steps, does not fit the problem, or does not name its dynamics,
-        or these have a scheduled learning rate or noise other than minibatch and isotropic.
+        or these have a covariance of their own (Gaussian noise).
     SymmetryError
         If the symmetry does not fit the problem.
     """
@@ -58,6 +59,9 @@ def split_dynamics(ensemble: xr.Dataset, problem: Problem, symmetry: Symmetry) -
     _check_fit(ensemble, problem)
     dynamics = _specification(ensemble)
     theta = torch.as_tensor(ensemble["theta"].values).to(problem.device, problem.dtype)
+    if "step" in ensemble["learning_rate"].dims:
+        # A schedule: the rate of each state, on the axis that trajectories and steps share.
+        dynamics["learning_rate"] = np.tile(ensemble["learning_rate"].values, theta.shape[-3])[:, None]
     parts = split_states(theta.flatten(-3, -2), problem, symmetry, dynamics)
     lead = len(_lead(problem))
     shape = theta.shape[-3:-1]
@@ -107,7 +111,7 @@ def split_states(theta: Tensor, problem: Problem, symmetry: Symmetry, dynamics: 
     dynamics : mapping
         As ``dynamics.spec()`` gives it: type, learning_rate, batch_size, and replacement (SGD) or noise, order and,
         with isotropic noise, temperature (SGDSDE); maybe weight_decay and gauge_stiffness; method and substeps if the
-        solver's finite step is wanted.
+        solver's finite step is wanted. In place of a schedule, learning_rate is a column (point, 1).
 
     Returns
     -------
@@ -122,22 +126,24 @@ def split_states(theta: Tensor, problem: Problem, symmetry: Symmetry, dynamics: 
     Raises
     ------
     DataError
-        If the dynamics are incomplete or unknown: noise other than minibatch and isotropic is.
+        If the dynamics are incomplete or unknown, as Gaussian noise is whose covariance a caller gave.
     InputError
         If `theta` does not fit the problem.
     SymmetryError
         If the symmetry does not fit the problem.
     """
     problem.check_theta(theta)
-    if isinstance(dynamics.get("noise"), Mapping):
-        dynamics = {**dynamics, **dynamics["noise"]}
+    dynamics = flat_attributes(dynamics)
+    _check_complete(dynamics)
     # States that have diverged are data here: they give NaN in their own rows.
     symmetry = symmetry.bind(problem, validate=False)
-    columns = problem.n_samples + 1 if _row(dynamics) != "isotropic" else problem.layout.size
-    per_point = columns * theta[..., :1, :].numel()
-    pieces = [
-        _split(piece, problem, symmetry, dynamics) for piece in theta.split(max(1, CHUNK_ELEMENTS // per_point), dim=-2)
-    ]
+    per_point = (max(problem.n_samples, problem.layout.size) + 1) * theta[..., :1, :].numel()
+    size, rate = max(1, CHUNK_ELEMENTS // per_point), np.asarray(dynamics["learning_rate"])
+    pieces = []
+    for first in range(0, theta.shape[-2], size):
+        here = slice(first, first + size)
+        rates = {"learning_rate": rate[here] if rate.ndim == 2 else rate}
+        pieces.append(_split(theta[..., here, :], problem, symmetry, {**dynamics, **rates}))
     axis = theta.ndim - 2
     return {name: torch.cat([piece[name] for piece in pieces], dim=axis) for name in pieces[0]}
 
@@ -206,46 +212,37 @@ def _rows(**components: Tensor) -> Tensor:
 
 def _increment(theta: Tensor, problem: Problem, symmetry: Symmetry, dynamics: Mapping[str, Any]) -> _Increment:
     """Return the first two moments of the change of θ per update that the dynamics make."""
-    row, rate = _row(dynamics), _scale(dynamics["learning_rate"], theta)
+    rate, size, n = _scale(dynamics["learning_rate"], theta), int(dynamics["batch_size"]), problem.n_samples
+    sgd = dynamics["type"] == "SGD"
     potential = Potential(*(float(dynamics.get(key) or 0.0) for key in ("weight_decay", "gauge_stiffness")))
     gradient = problem.gradient(theta) + potential.force(symmetry, theta)
     drift = -rate * gradient
-    if row != "SGD" and int(dynamics["order"]) == 2:
+    if not sgd and int(dynamics["order"]) == 2:
         curved = problem.hessian_vector_product(theta, gradient) + potential.curvature(symmetry, theta, gradient)
         drift = drift - rate**2 / 2 * curved
-    if row == "isotropic":
-        units = torch.eye(theta.shape[-1], dtype=theta.dtype, device=theta.device)
-        units = units.reshape(-1, *[1] * (theta.ndim - 1), theta.shape[-1])
-        noise = (2 * rate * _scale(dynamics["temperature"], theta)) ** 0.5 * units.expand(-1, *theta.shape)
-        return _Increment(drift, noise, noise)
-    n = problem.n_samples
-    share = sampling_share(int(dynamics["batch_size"]), n, bool(dynamics.get("replacement", True)))
-    columns = problem.per_sample_gradient(theta)
-    columns = columns - columns.mean(-2, keepdim=True)
-    if n > theta.shape[-1]:
+    trace = NoiseTrace("minibatch") if sgd else NoiseTrace.of(dynamics)
+    columns = trace.columns(problem, symmetry, theta)
+    if columns.shape[-2] > theta.shape[-1]:
         # Rᵀ R is the same covariance in fewer columns, and what is orthogonal to all of them stays so to rounding.
         columns = torch.linalg.qr(columns, mode="r").R
-    noise = rate * (share / n) ** 0.5 * columns.movedim(-2, 0)
+    if trace.name == "isotropic":
+        strength = (2 * rate * _scale(dynamics["temperature"], theta)) ** 0.5
+    else:
+        strength = rate * sampling_share(size, n, bool(dynamics.get("replacement", True))) ** 0.5
+    noise = strength * columns.movedim(-2, 0)
     # One update of SGD is a jump: its mean step has a square too.
-    return _Increment(drift, noise, torch.cat([noise, drift.unsqueeze(0)]) if row == "SGD" else noise)
+    return _Increment(drift, noise, torch.cat([noise, drift.unsqueeze(0)]) if sgd else noise)
 
 
-def _row(dynamics: Mapping[str, Any]) -> str:
-    """Return "SGD", "minibatch" or "isotropic": which row of the table of dynamics this is."""
-    try:
-        name = check_choice("dynamics type", str(dynamics["type"]), ("SGD", "SGDSDE"), DataError)
-        needed = ["learning_rate", "batch_size", "replacement"] if name == "SGD" else ["learning_rate", "order"]
-        row = name
-        if name == "SGDSDE":
-            noise = f"{dynamics['noise']}, projected" if dynamics.get("horizontal") else str(dynamics["noise"])
-            row = check_choice("noise", noise, ("minibatch", "isotropic"), DataError)
-            needed.append("temperature" if row == "isotropic" else "batch_size")
-        for key in needed:
-            dynamics[key]
-    except KeyError as error:
-        remedy = "record the dynamics as simulate does, or pass dynamics.spec()"
-        raise DataError(message("dynamics", f"an entry {error}", "none", remedy)) from None
-    return row
+def _check_complete(dynamics: Mapping[str, Any]) -> None:
+    """Raise DataError unless flat dynamics are known and have what they need."""
+    name = check_choice("dynamics type", str(dynamics.get("type")), ("SGD", "SGDSDE"), DataError)
+    needed = ["replacement"] if name == "SGD" else ["noise", "order"]
+    needed += ["temperature"] if dynamics.get("noise") == "isotropic" else []
+    for key in ("learning_rate", "batch_size", *needed):
+        if key not in dynamics:
+            remedy = "record the dynamics as simulate does, or pass dynamics.spec()"
+            raise DataError(message("dynamics", f"an entry {key!r}", "none", remedy))
 
 
 def _solver_step(dynamics: Mapping[str, Any]) -> float:
@@ -255,16 +252,14 @@ def _solver_step(dynamics: Mapping[str, Any]) -> float:
 
 def _specification(ensemble: xr.Dataset) -> dict[str, Any]:
     """Return what the attributes and scalars of a dataset say of its dynamics, as `Dynamics.spec` would."""
-    names = ["batch_size", "replacement", "noise", "horizontal", "order", "method", "substeps"]
-    names += ["weight_decay", "gauge_stiffness"]
-    if "step" in ensemble["learning_rate"].dims:
-        raise DataError(message("learning_rate", "a constant one", "a schedule", "split a run without a schedule"))
+    names = ["batch_size", "replacement", "noise", "horizontal", "label_std", "label_target", "order", "method"]
+    names += ["substeps", "weight_decay", "gauge_stiffness"]
     known = {name: ensemble.attrs[name] for name in names if name in ensemble.attrs}
     known |= {name: ensemble[name].values for name in ("learning_rate", "temperature") if name in ensemble}
     return {"type": ensemble.attrs.get("dynamics", "unknown"), **known}
 
 
 def _scale(value: Any, theta: Tensor) -> Tensor:
-    """Return η or T as a tensor, () or (replicate, 1, 1), that broadcasts against θ."""
+    """Return η or T as a tensor, (), (point, 1) or (replicate, 1, 1), that broadcasts against θ."""
     tensor = torch.as_tensor(np.asarray(value)).to(theta.device, theta.dtype)
-    return tensor[:, None, None] if tensor.ndim else tensor
+    return tensor[:, None, None] if tensor.ndim == 1 else tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -21,6 +22,11 @@ SDES = {
     "second order": sb.SGDSDE(learning_rate=RATE, batch_size=2, order=2),
     "no replacement": sb.SGDSDE(learning_rate=RATE, batch_size=2, noise=sb.noise.minibatch(replacement=False)),
     "potential": sb.SGDSDE(learning_rate=RATE, order=2, weight_decay=0.1, gauge_stiffness=0.3),
+    "label": sb.SGDSDE(learning_rate=RATE, batch_size=2, noise=sb.noise.label(0.3)),
+    "diagonal": sb.SGDSDE(learning_rate=RATE, batch_size=2, noise="diagonal"),
+    "horizontal minibatch": sb.SGDSDE(learning_rate=RATE, noise=sb.noise.horizontal(sb.noise.minibatch())),
+    "horizontal isotropic": sb.SGDSDE(learning_rate=RATE, noise=sb.noise.horizontal(sb.noise.isotropic(0.1))),
+    "horizontal diagonal": sb.SGDSDE(learning_rate=RATE, noise=sb.noise.horizontal(sb.noise.diagonal()), order=2),
     "isotropic": sb.SGDSDE(learning_rate=RATE, noise="isotropic", temperature=0.1),
     "isotropic, second order": sb.SGDSDE(learning_rate=RATE, noise="isotropic", temperature=0.1, order=2),
 }
@@ -86,7 +92,11 @@ def test_sgd_row_is_the_mean_over_all_batches(symmetry: sb.symmetry.Rescaling, s
     assert float(parts["charge_diffusion"].abs().max()) < 1e-24
 
 
-@pytest.mark.parametrize("dynamics", [sb.SGD(learning_rate=RATE), *SDES.values()], ids=["SGD", *SDES])
+# Noise of the gradient or of every parameter alike, which every model can have.
+COMMON = {name: sde for name, sde in SDES.items() if isinstance(sde.noise, str) and name != "diagonal"}
+
+
+@pytest.mark.parametrize("dynamics", [sb.SGD(learning_rate=RATE), *COMMON.values()], ids=["SGD", *COMMON])
 @pytest.mark.parametrize("problem", every_model(), ids=lambda problem: type(problem).__name__)
 def test_parts_of_the_drift_give_the_rates_of_charges(problem: sb.Problem, dynamics: Dynamics) -> None:
     """⟨∇C_a, P_V b + ito_vertical⟩ is the rate of C_a for every model, and the rest is orthogonal to ∇C_a.
@@ -141,6 +151,39 @@ def test_a_dataset_is_split_at_every_state(
     assert bool(bad[1, 2, 3])
 
 
+@pytest.mark.parametrize(
+    "dynamics",
+    [
+        sb.SGD(learning_rate=sb.schedule.cosine(0.1, 0.01, steps=4)),
+        sb.SGDSDE(learning_rate=sb.schedule.linear(0.1, 0.01, steps=4), noise=sb.noise.horizontal(sb.noise.diagonal())),
+    ],
+    ids=["SGD", "SDE"],
+)
+def test_a_schedule_gives_each_state_its_rate(
+    problem: sb.problems.HadamardRegression,
+    symmetry: sb.symmetry.Rescaling,
+    dynamics: Dynamics,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options: dict[str, Any] = {"symmetry": symmetry, "trajectories": 3, "steps": 4, "save_every": 1}
+    ens = sb.simulate(problem, dynamics, progress=False, **options)
+    monkeypatch.setattr("sdebias.prediction.split.CHUNK_ELEMENTS", 200)
+    split = sb.split_dynamics(ens, problem, symmetry)
+    rate = dynamics.learning_rate
+    assert isinstance(rate, sb.schedule.Schedule)
+    for k in range(4):
+        constant = type(dynamics)(**{**_options(dynamics), "learning_rate": rate(k)})
+        theta = torch.from_numpy(ens["theta"].values[:, k])
+        for name, values in split_states(theta, problem, symmetry, constant.spec()).items():
+            np.testing.assert_allclose(split[name].isel(step=k), values, rtol=1e-10, atol=1e-18)
+
+
+def _options(dynamics: Dynamics) -> dict[str, Any]:
+    return {
+        f.name: getattr(dynamics, f.name) for f in dataclasses.fields(dynamics) if f.name not in ("problem", "symmetry")
+    }
+
+
 def test_compact_groups_have_no_charges() -> None:
     """Rotations of p and of the rest: no charge, yet a second-order term along the orbit where the noise has one."""
     rng = np.random.default_rng(0)
@@ -160,19 +203,12 @@ class TestRefusals:
         with pytest.raises(DataError, match="an entry 'replacement'"):
             split_states(states(problem), problem, symmetry, {"type": "SGD", "learning_rate": 0.1, "batch_size": 1})
 
-    def test_what_the_split_does_not_know(
+    def test_a_covariance_of_ones_own(
         self, problem: sb.problems.HadamardRegression, symmetry: sb.symmetry.Rescaling
     ) -> None:
-        options: dict[str, Any] = {"symmetry": symmetry, "trajectories": 2, "steps": 4, "save_every": 1}
-        scheduled = sb.SGD(learning_rate=sb.schedule.cosine(0.1, 0.01, steps=4))
-        for dynamics, match in (
-            (scheduled, "a constant one, got a schedule"),
-            (sb.SGDSDE(learning_rate=RATE, noise=sb.noise.horizontal(sb.noise.minibatch())), "minibatch, projected"),
-            (sb.SGDSDE(learning_rate=RATE, noise="diagonal"), "noise: expected one of minibatch, isotropic"),
-        ):
-            ens = sb.simulate(problem, dynamics, progress=False, **options)
-            with pytest.raises(DataError, match=match):
-                sb.split_dynamics(ens, problem, symmetry)
+        noise = sb.noise.gaussian(lambda theta: torch.eye(6, dtype=theta.dtype).expand(*theta.shape, 6))
+        with pytest.raises(DataError, match="covariance: expected that of the Gaussian noise"):
+            split_states(states(problem), problem, symmetry, sb.SGDSDE(learning_rate=RATE, noise=noise).spec())
 
     def test_no_theta(self, problem: sb.problems.HadamardRegression, symmetry: sb.symmetry.Rescaling) -> None:
         ens = sb.simulate(
