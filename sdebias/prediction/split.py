@@ -20,7 +20,7 @@ from ..symmetry import Symmetry
 from ..symmetry.action import forward_derivative
 from ..symmetry.gauge import quadratic_form
 from .drift_laws import Potential, sampling_share
-from .noise_traces import NoiseTrace, flat_attributes
+from .noise_traces import Covariance, NoiseTrace, flat_attributes
 from .orbit_drift import _check_fit, _lead
 
 # States are evaluated in pieces whose increments take at most this many numbers (128 MiB in float64).
@@ -29,7 +29,9 @@ COMPONENTS = ("vertical", "horizontal", "ito_vertical", "ito_horizontal")
 EQUATION = "dF/dk = grad F . b + 1/2 tr(D Hess F)"
 
 
-def split_dynamics(ensemble: xr.Dataset, problem: Problem, symmetry: Symmetry) -> xr.Dataset:
+def split_dynamics(
+    ensemble: xr.Dataset, problem: Problem, symmetry: Symmetry, *, covariance: Covariance | None = None
+) -> xr.Dataset:
     """Split the dynamics of an ensemble at each of its stored states.
 
     See `split_states` for what is computed.
@@ -40,6 +42,8 @@ def split_dynamics(ensemble: xr.Dataset, problem: Problem, symmetry: Symmetry) -
         With `theta`, from `simulate` or of the same schema.
     problem : Problem
     symmetry : Symmetry
+    covariance : callable, optional
+        That of the noise, where it was `noise.gaussian`: a file does not keep it.
 
     Returns
     -------
@@ -51,7 +55,7 @@ def split_dynamics(ensemble: xr.Dataset, problem: Problem, symmetry: Symmetry) -
     ------
     DataError
         If the dataset has no `theta` at three or more steps, does not fit the problem, or does not name its dynamics,
-        or these have a covariance of their own (Gaussian noise).
+        or the covariance of Gaussian noise is missing.
     SymmetryError
         If the symmetry does not fit the problem.
     """
@@ -62,7 +66,7 @@ def split_dynamics(ensemble: xr.Dataset, problem: Problem, symmetry: Symmetry) -
     if "step" in ensemble["learning_rate"].dims:
         # A schedule: the rate of each state, on the axis that trajectories and steps share.
         dynamics["learning_rate"] = np.tile(ensemble["learning_rate"].values, theta.shape[-3])[:, None]
-    parts = split_states(theta.flatten(-3, -2), problem, symmetry, dynamics)
+    parts = split_states(theta.flatten(-3, -2), problem, symmetry, dynamics, covariance=covariance)
     lead = len(_lead(problem))
     shape = theta.shape[-3:-1]
     variables = {name: values.unflatten(lead, shape).cpu().numpy() for name, values in parts.items()}
@@ -83,7 +87,14 @@ def split_dynamics(ensemble: xr.Dataset, problem: Problem, symmetry: Symmetry) -
     return make_dataset("split", variables, coords, attributes)
 
 
-def split_states(theta: Tensor, problem: Problem, symmetry: Symmetry, dynamics: Mapping[str, Any]) -> dict[str, Tensor]:
+def split_states(
+    theta: Tensor,
+    problem: Problem,
+    symmetry: Symmetry,
+    dynamics: Mapping[str, Any],
+    *,
+    covariance: Covariance | None = None,
+) -> dict[str, Tensor]:
     """Split the dynamics at given states.
 
     With b the drift of θ per update and D = E[Δθ Δθᵀ] of one update (SGD) or D = g gᵀ (SDE), a function F changes by
@@ -112,6 +123,8 @@ def split_states(theta: Tensor, problem: Problem, symmetry: Symmetry, dynamics: 
         As ``dynamics.spec()`` gives it: type, learning_rate, batch_size, and replacement (SGD) or noise, order and,
         with isotropic noise, temperature (SGDSDE); maybe weight_decay and gauge_stiffness; method and substeps if the
         solver's finite step is wanted. In place of a schedule, learning_rate is a column (point, 1).
+    covariance : callable, optional
+        θ of shape (..., parameter) to that of Gaussian noise, (..., parameter, parameter).
 
     Returns
     -------
@@ -126,7 +139,7 @@ def split_states(theta: Tensor, problem: Problem, symmetry: Symmetry, dynamics: 
     Raises
     ------
     DataError
-        If the dynamics are incomplete or unknown, as Gaussian noise is whose covariance a caller gave.
+        If the dynamics are incomplete or unknown, or the covariance of Gaussian noise is missing.
     InputError
         If `theta` does not fit the problem.
     SymmetryError
@@ -135,6 +148,7 @@ def split_states(theta: Tensor, problem: Problem, symmetry: Symmetry, dynamics: 
     problem.check_theta(theta)
     dynamics = flat_attributes(dynamics)
     _check_complete(dynamics)
+    trace = NoiseTrace("minibatch") if dynamics["type"] == "SGD" else NoiseTrace.of(dynamics, covariance)
     # States that have diverged are data here: they give NaN in their own rows.
     symmetry = symmetry.bind(problem, validate=False)
     per_point = (max(problem.n_samples, problem.layout.size) + 1) * theta[..., :1, :].numel()
@@ -143,7 +157,7 @@ def split_states(theta: Tensor, problem: Problem, symmetry: Symmetry, dynamics: 
     for first in range(0, theta.shape[-2], size):
         here = slice(first, first + size)
         rates = {"learning_rate": rate[here] if rate.ndim == 2 else rate}
-        pieces.append(_split(theta[..., here, :], problem, symmetry, {**dynamics, **rates}))
+        pieces.append(_split(theta[..., here, :], problem, symmetry, {**dynamics, **rates}, trace))
     axis = theta.ndim - 2
     return {name: torch.cat([piece[name] for piece in pieces], dim=axis) for name in pieces[0]}
 
@@ -165,8 +179,10 @@ class _Increment(NamedTuple):
     square: Tensor
 
 
-def _split(theta: Tensor, problem: Problem, symmetry: Symmetry, dynamics: Mapping[str, Any]) -> dict[str, Tensor]:
-    drift, noise, square = _increment(theta, problem, symmetry, dynamics)
+def _split(
+    theta: Tensor, problem: Problem, symmetry: Symmetry, dynamics: Mapping[str, Any], trace: NoiseTrace
+) -> dict[str, Tensor]:
+    drift, noise, square = _increment(theta, problem, symmetry, dynamics, trace)
     # Forward mode wants its own memory.
     points = theta.expand(square.shape).contiguous()
 
@@ -210,7 +226,9 @@ def _rows(**components: Tensor) -> Tensor:
     return torch.stack([components.get(name, zero) for name in COMPONENTS], dim=-2)
 
 
-def _increment(theta: Tensor, problem: Problem, symmetry: Symmetry, dynamics: Mapping[str, Any]) -> _Increment:
+def _increment(
+    theta: Tensor, problem: Problem, symmetry: Symmetry, dynamics: Mapping[str, Any], trace: NoiseTrace
+) -> _Increment:
     """Return the first two moments of the change of θ per update that the dynamics make."""
     rate, size, n = _scale(dynamics["learning_rate"], theta), int(dynamics["batch_size"]), problem.n_samples
     sgd = dynamics["type"] == "SGD"
@@ -220,7 +238,6 @@ def _increment(theta: Tensor, problem: Problem, symmetry: Symmetry, dynamics: Ma
     if not sgd and int(dynamics["order"]) == 2:
         curved = problem.hessian_vector_product(theta, gradient) + potential.curvature(symmetry, theta, gradient)
         drift = drift - rate**2 / 2 * curved
-    trace = NoiseTrace("minibatch") if sgd else NoiseTrace.of(dynamics)
     columns = trace.columns(problem, symmetry, theta)
     if columns.shape[-2] > theta.shape[-1]:
         # Rᵀ R is the same covariance in fewer columns, and what is orthogonal to all of them stays so to rounding.

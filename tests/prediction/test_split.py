@@ -17,6 +17,13 @@ from sdebias.errors import DataError
 from sdebias.prediction.split import COMPONENTS, split_states
 
 RATE = 0.02
+
+
+def covariance(theta: torch.Tensor) -> torch.Tensor:
+    """Return a covariance that depends on the state."""
+    return torch.diag_embed(0.1 + theta.square()) + 0.05
+
+
 SDES = {
     "minibatch": sb.SGDSDE(learning_rate=RATE, batch_size=2),
     "second order": sb.SGDSDE(learning_rate=RATE, batch_size=2, order=2),
@@ -27,6 +34,7 @@ SDES = {
     "horizontal minibatch": sb.SGDSDE(learning_rate=RATE, noise=sb.noise.horizontal(sb.noise.minibatch())),
     "horizontal isotropic": sb.SGDSDE(learning_rate=RATE, noise=sb.noise.horizontal(sb.noise.isotropic(0.1))),
     "horizontal diagonal": sb.SGDSDE(learning_rate=RATE, noise=sb.noise.horizontal(sb.noise.diagonal()), order=2),
+    "gaussian": sb.SGDSDE(learning_rate=RATE, noise=sb.noise.gaussian(covariance)),
     "isotropic": sb.SGDSDE(learning_rate=RATE, noise="isotropic", temperature=0.1),
     "isotropic, second order": sb.SGDSDE(learning_rate=RATE, noise="isotropic", temperature=0.1, order=2),
 }
@@ -44,7 +52,7 @@ def test_sde_rows_are_itos_formula(
 ) -> None:
     """Each part is that of the dense f, g of the SDE and dense derivatives of charges and predictors."""
     theta = states(problem)
-    parts = split_states(theta, problem, symmetry, dynamics.spec())
+    parts = split_states(theta, problem, symmetry, dynamics.spec(), covariance=covariance)
     sde, bound = dynamics.bind(problem, symmetry), symmetry.bind(problem)
     f, g = sde.f(0.0, theta), sde.g(0.0, theta)
     g = torch.diag_embed(g) if g.ndim == 2 else g
@@ -65,7 +73,8 @@ def test_sde_rows_are_itos_formula(
             got = parts[name.replace("rate", "finite_step").replace("drift", "finite_step")][k]
             torch.testing.assert_close(got, finite, atol=1e-16, rtol=1e-9)
             want = jacobian @ diffusion[k] @ jacobian.mT
-            got = torch.diag(spread[k]) if spread.ndim == 2 else spread[k]
+            # Of charges the variances only.
+            got, want = (spread[k], want.diagonal()) if spread.ndim == 2 else (spread[k], want)
             torch.testing.assert_close(got, want, atol=1e-14, rtol=1e-9)
 
 
