@@ -1,13 +1,14 @@
 """Three noises of the simulator, three laws of the predictor w = uv: each fits its own and no other.
 
-KL(measured ‖ predicted) ≤ 1e-3 for the right law, and each wrong pairing is rejected with p < 1e-6; seeds are fixed. At
-100,000 trajectories a test at 0.1 % sees the soft gauge's finite stiffness and step, so that the verdict is asked of
-the other two only.
+The right law has KL(measured ‖ predicted) ≤ 1e-3 and is consistent at a false-alarm rate of 0.1 %; each wrong pairing
+is rejected with p < 1e-6; seeds are fixed. The stiff potential of the soft gauge needs the smaller step: at 4 substeps
+the step's error is seen at 100,000 trajectories (KL 2e-4).
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +21,8 @@ from sdebias.prediction.stationary import Noise, log_stationary_density
 
 T, RATE = 0.1, 0.02
 WINDOW = (0.5, 2.0)
-NOISES = {
-    "soft_gauge": {"noise": sb.noise.isotropic(T), "gauge_stiffness": 20.0},
+NOISES: dict[str, dict[str, Any]] = {
+    "soft_gauge": {"noise": sb.noise.isotropic(T), "gauge_stiffness": 20.0, "substeps": 8},
     "horizontal": {"noise": sb.noise.horizontal(sb.noise.isotropic(T))},
     # g gᵀ = η² s² ∇f∇fᵀ is 2ηT ∇f∇fᵀ for this s.
     "label": {"noise": sb.noise.label(math.sqrt(2 * T / RATE))},
@@ -57,7 +58,7 @@ LAWS: dict[str, Density] = {
 def test_each_noise_has_its_own_law(name: str) -> None:
     problem, symmetry = toy()
     problem = sb.problems.HadamardRegression(np.ones((1, 1)), np.ones(1), initial={"p": 1.0, "q": 1.0})
-    sde = sb.SGDSDE(learning_rate=RATE, substeps=4, **NOISES[name])  # type: ignore[arg-type]
+    sde = sb.SGDSDE(learning_rate=RATE, **{"substeps": 4, **NOISES[name]})
     ens = sb.simulate(
         problem,
         sde,
@@ -72,7 +73,7 @@ def test_each_noise_has_its_own_law(name: str) -> None:
     samples = ens["predictor_value"].isel(step=-1, predictor=0)
     found = {law: sb.compare_law(samples, density, interval=WINDOW, bins=30) for law, density in LAWS.items()}
     assert float(found[name]["kl"]) < 1e-3
-    assert found[name].attrs["verdict"] == "consistent" or name == "soft_gauge"
+    assert found[name].attrs["verdict"] == "consistent", found[name]
     for law, comparison in found.items():
         if law != name:
             assert float(comparison["p_value"]) < 1e-6
