@@ -30,7 +30,7 @@ class RunSettings:
     Parameters
     ----------
     trajectories, steps : int
-    save_every, seed, block_size : int, optional
+    save_every, seed, block_size, memory, compile : optional
         As in `sdebias.simulate`.
     save : list of str, optional
         Observables to keep.
@@ -46,6 +46,8 @@ class RunSettings:
     save_every: int | None = None
     seed: int = 0
     block_size: int | None = None
+    memory: int | str | None = None
+    compile: bool | None = None
     save: list[str] | None = None
     dtype: str = "float64"
     device: str = "cpu"
@@ -60,7 +62,7 @@ class RunSettings:
 
     def simulate_arguments(self) -> dict[str, Any]:
         """Return the arguments of `sdebias.simulate` that these settings hold."""
-        names = ("trajectories", "steps", "save_every", "seed", "block_size", "save")
+        names = ("trajectories", "steps", "save_every", "seed", "block_size", "memory", "compile", "save")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 

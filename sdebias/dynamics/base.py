@@ -16,6 +16,11 @@ from ..problems.base import Problem
 from ..symmetry import Symmetry
 from . import schedule
 from .schedule import Schedule
+from .walk import Draws, Rate, Walk, longest_chunk
+
+# Points of so few parameters are stored one parameter after the other: a SIMD instruction then works on the same
+# parameter of neighbouring trajectories.
+FEW_PARAMETERS = 8
 
 BOUND = ("problem", "symmetry")
 
@@ -120,14 +125,15 @@ class Dynamics(ABC):
             raise InputError(f"{self!r} is not bound to a problem; call dynamics.bind(problem) first")
         return self.problem
 
-    def scale(self, value: float | Sequence[float]) -> Tensor:
-        """Return a parameter as a tensor, () or (replicate, 1, 1), that broadcasts against θ."""
+    def scale(self, value: float | Sequence[float]) -> Rate:
+        """Return a parameter as a number, or as a tensor (replicate, 1, 1) that broadcasts against θ."""
+        if not isinstance(value, Sequence):
+            return value
         problem = self.bound_problem
-        tensor = torch.as_tensor(value, dtype=problem.dtype, device=problem.device)
-        return tensor[:, None, None] if tensor.ndim else tensor
+        return torch.as_tensor(value, dtype=problem.dtype, device=problem.device)[:, None, None]
 
-    def rate(self, k: float | Tensor) -> Tensor:
-        """Return η at iteration time k, shaped as by `scale`."""
+    def rate(self, k: float | Tensor) -> Rate:
+        """Return η at iteration time k, as by `scale`."""
         rate = self.learning_rate
         assert not isinstance(rate, Mapping)
         # Only a schedule reads the time, which would make the host wait for a time on the device.
@@ -145,7 +151,71 @@ class Dynamics(ABC):
             gradient = gradient + force
         return gradient
 
+    def less_potential(self, step: Tensor, scale: Rate, theta: Tensor) -> Tensor:
+        """Return `step` less scale · ∇V, shape (..., parameter)."""
+        if self.weight_decay is None and self.gauge_stiffness is None:
+            return step
+        return step - scale * self.with_potential(theta, torch.zeros_like(theta))
+
+    # -- stepping --------------------------------------------------------------------------------------------------
+
+    @property
+    def substeps(self) -> int:
+        """Solver steps of an update."""
+        return 1
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether the dynamics are a loop over `advance`, or are solved by `solve`."""
+        return True
+
+    def solve(self, theta: Tensor, steps: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Return θ at each of `steps` where the dynamics are not `stepwise`; see `integrate`."""
+        raise NotImplementedError
+
+    @property
+    def interleaved(self) -> bool:
+        """Whether the parameters of a trajectory are neighbours in memory, or the trajectories of a parameter are."""
+        return self.bound_problem.layout.size > FEW_PARAMETERS
+
+    def arrange(self, theta: Tensor) -> Tensor:
+        """Return θ, stored in the order in which steps are fastest."""
+        return theta.contiguous() if self.interleaved else theta.mT.contiguous().mT
+
+    def window(self, chunk: int) -> int:
+        """Return the number of solver steps for which random numbers are drawn at once."""
+        return chunk
+
     @abstractmethod
+    def draw(self, steps: int, lead: tuple[int, ...], generator: torch.Generator) -> Draws:
+        """Draw the random numbers of `steps` solver steps of trajectories ([replicate,] trajectory)."""
+
+    def piece(self, draws: Draws, first: int, last: int) -> Draws:
+        """Return those of the steps `first` to `last`."""
+        return {name: drawn[first:last] for name, drawn in draws.items()}
+
+    @abstractmethod
+    def advance(self, theta: Tensor, draws: Draws, step: int, rate: Rate) -> Tensor:
+        """Return θ after one solver step.
+
+        Parameters
+        ----------
+        theta : Tensor, shape=([replicate,] trajectory, parameter)
+        draws : dict of str to Tensor
+            See `draw`.
+        step : int
+            Place of the step among the draws.
+        rate : float or Tensor
+            η, as by `scale`.
+        """
+
+    def rates(self, start: int, first: int, count: int) -> Tensor | None:
+        """Return η at `count` solver steps from the `first` after update `start` on, (step,); None if constant."""
+        if not isinstance(self.learning_rate, Schedule):
+            return None
+        rates = [self.learning_rate(start + (first + k) / self.substeps) for k in range(count)]
+        return torch.tensor(rates, dtype=self.bound_problem.dtype, device=self.bound_problem.device)
+
     def integrate(self, theta: Tensor, steps: Sequence[int], generator: torch.Generator) -> Tensor:
         """Return θ at each of the increasing integer `steps`, the first of which is the time of `theta`.
 
@@ -160,6 +230,8 @@ class Dynamics(ABC):
         -------
         Tensor, shape=(len(steps), [replicate,] trajectory, parameter)
         """
+        chunk = min(longest_chunk(self, theta.shape[-2]), (steps[-1] - steps[0]) * self.substeps)
+        return Walk(self, theta, generator, chunk, steps[0]).run(steps)
 
     def spec(self) -> dict[str, Any]:
         """Return the parameters as plain data from which a configuration can build the dynamics again."""

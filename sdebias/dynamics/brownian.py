@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from .increments import draw, read
 from .solvers import LevyArea
 
 
@@ -28,6 +29,8 @@ class SequentialBrownian:
     levy_area_approximation : {"none", "space-time", "foster"}
         What it draws besides the increments: nothing, the area U = ∫ (W_s − W_a) ds, or also Foster's approximation of
         the Lévy areas A_ij = ½ ∫ W_i dW_j − W_j dW_i.
+    increments : {"gaussian", "rademacher", "three-point"}
+        Law of the increments, see `sdebias.dynamics.increments`.
     """
 
     def __init__(
@@ -36,11 +39,13 @@ class SequentialBrownian:
         dtype: torch.dtype,
         generator: torch.Generator,
         levy_area_approximation: LevyArea = "none",
+        increments: str = "gaussian",
     ) -> None:
         self.shape = shape
         self.levy_area_approximation = levy_area_approximation
         self._dtype = dtype
         self._generator = generator
+        self._increments = increments
         self._now = -math.inf
 
     def __call__(
@@ -69,10 +74,10 @@ class SequentialBrownian:
             )
         self._now = end
         h = end - start
-        increment = self._normals(self.shape).mul_(math.sqrt(h))
+        increment = self._draw(self.shape, self._increments) * math.sqrt(h)
         if self.levy_area_approximation == "none":
             return increment
-        excess = self._normals(self.shape).mul_(math.sqrt(h / 12))
+        excess = self._draw(self.shape) * math.sqrt(h / 12)
         results = [increment]
         if return_U:
             results.append(h * (0.5 * increment + excess))
@@ -80,9 +85,9 @@ class SequentialBrownian:
             mean = excess.unsqueeze(-1) * increment.unsqueeze(-2)
             squares = excess.square()
             std = (h * (h / 20 + (squares.unsqueeze(-1) + squares.unsqueeze(-2)) / 5)).sqrt()
-            normals = self._normals((*self.shape, self.shape[-1])).triu(1)
+            normals = self._draw((*self.shape, self.shape[-1])).triu(1)
             results.append(mean - mean.mT + std * (normals - normals.mT))
         return tuple(results) if len(results) > 1 else increment
 
-    def _normals(self, shape: tuple[int, ...]) -> Tensor:
-        return torch.randn(shape, dtype=self._dtype, device=self._generator.device, generator=self._generator)
+    def _draw(self, shape: tuple[int, ...], kind: str = "gaussian") -> Tensor:
+        return read(kind, draw(kind, 1, shape, self._generator), 0, self._dtype)

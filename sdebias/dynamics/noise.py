@@ -17,9 +17,11 @@ from torch import Tensor
 
 from ..errors import InputError, check_choice, check_flag, check_positive, message
 from ..problems.base import Problem
+from .walk import Rate
 
 if TYPE_CHECKING:
     from .base import Dynamics
+    from .sde import SGDSDE
 
 
 @dataclass(frozen=True)
@@ -49,20 +51,25 @@ class Noise(ABC):
         """Return the dimension of the Brownian motion."""
 
     @abstractmethod
-    def product(self, dynamics: Dynamics, rate: Tensor, theta: Tensor, v: Tensor) -> Tensor:
+    def product(self, dynamics: Dynamics, rate: Rate, theta: Tensor, v: Tensor) -> Tensor:
         """Return g v, shape ([replicate,] trajectory, parameter).
 
         Parameters
         ----------
         dynamics : Dynamics
             Bound, with B and, where needed, the symmetry.
-        rate : Tensor
+        rate : float or Tensor
             η, broadcasts against θ.
         theta : Tensor, shape=([replicate,] trajectory, parameter)
         v : Tensor, shape=([replicate,] trajectory, channel)
         """
 
-    def dense(self, dynamics: Dynamics, rate: Tensor, theta: Tensor) -> Tensor:
+    def euler_step(self, dynamics: SGDSDE, rate: Rate, theta: Tensor, v: Tensor, dt: float) -> Tensor:
+        """Return f dt + g v for an increment v of variance dt: drift and noise in as few gradients as they need."""
+        drift = dynamics.drift(rate, theta)
+        return (drift if dt == 1 else drift * dt) + self.product(dynamics, rate, theta, v)
+
+    def dense(self, dynamics: Dynamics, rate: Rate, theta: Tensor) -> Tensor:
         """Return g, shape ([replicate,] trajectory, parameter, channel), or without channel for diagonal noise."""
         if self.noise_type == "diagonal":
             return self.product(dynamics, rate, theta, torch.ones_like(theta))
@@ -70,7 +77,7 @@ class Noise(ABC):
         columns = self.product(dynamics, rate, points, units)
         return columns.unflatten(-2, (theta.shape[-2], -1)).mT
 
-    def ito_correction(self, dynamics: Dynamics, rate: Tensor, theta: Tensor) -> Tensor:
+    def ito_correction(self, dynamics: Dynamics, rate: Rate, theta: Tensor) -> Tensor:
         """Return ½ Σ_k (∂g_k) g_k, the drift of the Itô form less that of the Stratonovich form, like θ."""
         if self.constant:
             return torch.zeros_like(theta)
@@ -134,9 +141,17 @@ class Minibatch(Noise):
         share = 1 / size if self.replacement else max(n - size, 0) / (size * max(n - 1, 1))
         return (v - v.mean(-1, keepdim=True)) * math.sqrt(share / n)
 
-    def product(self, dynamics: Dynamics, rate: Tensor, theta: Tensor, v: Tensor) -> Tensor:
+    def product(self, dynamics: Dynamics, rate: Rate, theta: Tensor, v: Tensor) -> Tensor:
         """Return g v as the gradient of a weighted loss; see `Noise.product`."""
         return dynamics.bound_problem.weighted_gradient(theta, rate * self._weights(dynamics, v))
+
+    def euler_step(self, dynamics: SGDSDE, rate: Rate, theta: Tensor, v: Tensor, dt: float) -> Tensor:
+        """Return f dt + g v as one gradient of a weighted loss; see `Noise.euler_step`."""
+        problem = dynamics.bound_problem
+        if dynamics.order != 1:
+            return super().euler_step(dynamics, rate, theta, v, dt)
+        step = problem.weighted_gradient(theta, (self._weights(dynamics, v) - dt / problem.n_samples) * rate)
+        return dynamics.less_potential(step, rate * dt, theta)
 
     def attributes(self) -> dict[str, str | int | float]:
         """Return what a prediction must know."""
@@ -185,13 +200,25 @@ class Label(Noise):
             raise InputError(message("noise", f"a problem with real targets {self.target!r}", got, remedy))
         return tuple(tensor.shape[dims.index("sample") :])
 
-    def product(self, dynamics: Dynamics, rate: Tensor, theta: Tensor, v: Tensor) -> Tensor:
+    def product(self, dynamics: Dynamics, rate: Rate, theta: Tensor, v: Tensor) -> Tensor:
         """Return g v as a difference of two gradients; see `Noise.product`."""
+        return rate * (dynamics.bound_problem.gradient(theta) - self._noisy_gradient(dynamics, theta, v))
+
+    def _noisy_gradient(self, dynamics: Dynamics, theta: Tensor, v: Tensor) -> Tensor:
+        """Return ∇L(θ; y + s√(n/B) v)."""
         problem = dynamics.bound_problem
         change = v.unflatten(-1, self._target_shape(problem))
         change = change * (self.std * math.sqrt(problem.n_samples / dynamics.batch_size))
-        shifted = problem.at({self.target: problem.samples[self.target] + change})
-        return rate * (problem.gradient(theta) - shifted.gradient(theta))
+        return problem.at({self.target: problem.samples[self.target] + change}).gradient(theta)
+
+    def euler_step(self, dynamics: SGDSDE, rate: Rate, theta: Tensor, v: Tensor, dt: float) -> Tensor:
+        """Return f dt + g v with two gradients, or with one where dt = 1; see `Noise.euler_step`."""
+        if dynamics.order != 1:
+            return super().euler_step(dynamics, rate, theta, v, dt)
+        step = -rate * self._noisy_gradient(dynamics, theta, v)
+        if dt != 1:
+            step = step + (rate * (1 - dt)) * dynamics.bound_problem.gradient(theta)
+        return dynamics.less_potential(step, rate * dt, theta)
 
     def attributes(self) -> dict[str, str | int | float]:
         """Return what a prediction must know."""
@@ -224,7 +251,7 @@ class Isotropic(Noise):
         """Return d."""
         return problem.layout.size
 
-    def product(self, dynamics: Dynamics, rate: Tensor, theta: Tensor, v: Tensor) -> Tensor:
+    def product(self, dynamics: Dynamics, rate: Rate, theta: Tensor, v: Tensor) -> Tensor:
         """Return √(2ηT) v."""
         return v * (2 * rate * dynamics.scale(self.temperature)) ** 0.5
 
@@ -240,7 +267,7 @@ class Diagonal(Noise):
         """Return d."""
         return problem.layout.size
 
-    def product(self, dynamics: Dynamics, rate: Tensor, theta: Tensor, v: Tensor) -> Tensor:
+    def product(self, dynamics: Dynamics, rate: Rate, theta: Tensor, v: Tensor) -> Tensor:
         """Return (η/√B) √Σ_jj v_j."""
         problem = dynamics.bound_problem
         if theta.requires_grad:
@@ -274,7 +301,7 @@ class Gaussian(Noise):
         """Return d."""
         return problem.layout.size
 
-    def product(self, dynamics: Dynamics, rate: Tensor, theta: Tensor, v: Tensor) -> Tensor:
+    def product(self, dynamics: Dynamics, rate: Rate, theta: Tensor, v: Tensor) -> Tensor:
         """Return (η/√B) Σ^½ v."""
         values, vectors = torch.linalg.eigh(self.covariance(theta))
         root = vectors * values.clamp_min(0).sqrt().unsqueeze(-2)
@@ -316,7 +343,7 @@ class Horizontal(Noise):
         """Return those of the base."""
         return self.base.channels(problem)
 
-    def product(self, dynamics: Dynamics, rate: Tensor, theta: Tensor, v: Tensor) -> Tensor:
+    def product(self, dynamics: Dynamics, rate: Rate, theta: Tensor, v: Tensor) -> Tensor:
         """Return P_H g v."""
         product = self.base.product(dynamics, rate, theta, v)
         return dynamics.bound_symmetry.horizontal_projection(product, theta)

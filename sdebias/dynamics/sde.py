@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
@@ -15,11 +16,16 @@ from torch import Tensor
 from ..errors import InputError, check_choice, check_count, message
 from ..problems.base import Problem
 from ..symmetry import Symmetry
+from . import increments
 from .base import Dynamics
 from .brownian import SequentialBrownian
 from .noise import NOISES, Noise, as_noise
 from .schedule import Schedule
 from .solvers import METHODS, check_method
+from .walk import Draws, Rate
+
+# Name of the Brownian increments among the draws; the arrays of a stream have the names of the problem's data.
+INCREMENT = "increment"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +63,14 @@ class SGDSDE(Dynamics):
     sde_type : {"ito", "stratonovich"}
         Form in which the SDE is solved. The Stratonovich form has the drift less ½ Σ_k (∂g_k) g_k, which costs the
         derivative of every column of g, and is the same process.
+    increments : {"gaussian", "rademacher", "three-point"}
+        Law of the Brownian increments of a step. Expectations of smooth functions of θ need only its first moments:
+        ±1 (a random bit) has those of a normal up to the third and keeps the weak order 1 of euler; the values 0, ±√3
+        up to the fifth, which weak order 2 asks for. Paths, tails and strong orders need "gaussian", and so do methods
+        that draw areas.
+    engine : {"fused", "torchsde"}
+        Who solves method "euler": a loop that takes drift and noise from one gradient, or `torchsde.sdeint`. With the
+        same increments the two agree up to rounding. Every other method is torchsde's.
 
     Raises
     ------
@@ -70,6 +84,8 @@ class SGDSDE(Dynamics):
     substeps: int = 8
     method: str = "euler"
     sde_type: Literal["ito", "stratonovich"] = "ito"
+    increments: Literal["gaussian", "rademacher", "three-point"] = "gaussian"
+    engine: Literal["fused", "torchsde"] = "fused"
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -92,6 +108,11 @@ class SGDSDE(Dynamics):
         if self.sde_type == "stratonovich" and not model.differentiable:
             want = "a noise whose g can be differentiated, for the stratonovich form"
             raise InputError(message("noise", want, repr(model), "use euler in the ito form"))
+        check_choice("engine", self.engine, ["fused", "torchsde"])
+        check_choice("increments", self.increments, list(increments.INCREMENTS))
+        if self.increments != "gaussian" and METHODS[self.method].levy_area != "none":
+            want = f"'gaussian' with {self.method}, which draws areas of the Brownian motion"
+            raise InputError(message("increments", want, repr(self.increments), "use it, or another method"))
 
     @property
     def per_replicate(self) -> tuple[str, ...]:
@@ -125,9 +146,9 @@ class SGDSDE(Dynamics):
             If the noise does not fit the problem or needs a symmetry that is missing, if a stream shall be solved by
             another method than euler, or see `Dynamics.bind`.
         """
-        if problem.stream is not None and self.method != "euler":
-            want = "'euler' for a stream, whose samples change with each solver step"
-            raise InputError(message("method", want, repr(self.method), "use euler in the ito form"))
+        if problem.stream is not None and not self.stepwise:
+            want = "method 'euler' and engine 'fused' for a stream, whose samples change with each solver step"
+            raise InputError(message("dynamics", want, f"{self.method!r} and {self.engine!r}", "use those"))
         bound = super().bind(problem, symmetry)
         if self.noise_model.needs_symmetry:
             _ = bound.bound_symmetry
@@ -151,8 +172,8 @@ class SGDSDE(Dynamics):
         replicates = self.bound_problem.replicates
         return rows if replicates is None else rows.reshape(replicates, -1, rows.shape[-1])
 
-    def _drift(self, rate: Tensor, theta: Tensor) -> Tensor:
-        """Return −η ∇U, with −(η²/2) ∇²U ∇U at order 2."""
+    def drift(self, rate: Rate, theta: Tensor) -> Tensor:
+        """Return the drift of the Itô form, −η ∇U, with −(η²/2) ∇²U ∇U at order 2."""
         gradient = self.with_potential(theta, self.bound_problem.gradient(theta))
         drift = -rate * gradient
         if self.order == 2:
@@ -172,7 +193,7 @@ class SGDSDE(Dynamics):
     def f(self, t: Tensor | float, y: Tensor) -> Tensor:
         """Return the drift of the form `sde_type`, shape (row, parameter)."""
         rate, theta = self.rate(t), self._points(y)
-        drift = self._drift(rate, theta)
+        drift = self.drift(rate, theta)
         if self.sde_type == "stratonovich":
             drift = drift - self.noise_model.ito_correction(self, rate, theta)
         return drift.reshape(y.shape)
@@ -196,19 +217,46 @@ class SGDSDE(Dynamics):
 
     # -- the solve -------------------------------------------------------------------------------------------------
 
-    def integrate(self, theta: Tensor, steps: Sequence[int], generator: torch.Generator) -> Tensor:
+    @property
+    def stepwise(self) -> bool:
+        """Whether the solve is a loop over `advance`, or torchsde's own."""
+        return self.engine == "fused" and self.method == "euler"
+
+    def draw(self, steps: int, lead: tuple[int, ...], generator: torch.Generator) -> Draws:
+        """Draw increments, and the fresh pools of a stream, for `steps` solver steps; see `Dynamics.draw`."""
+        *replicates, trajectories = lead
+        size = self.noise_channels
+        shape = (*replicates, trajectories, size) if self.interleaved else (*replicates, size, trajectories)
+        drawn = increments.draw(self.increments, steps, shape, generator)
+        draws = {INCREMENT: drawn if self.interleaved else drawn.mT}
+        if self.bound_problem.stream is not None:
+            draws |= self.bound_problem.stream.draw((steps, *lead, self.bound_problem.n_samples), generator)
+        return draws
+
+    def piece(self, draws: Draws, first: int, last: int) -> Draws:
+        """Return the draws of the steps `first` to `last`."""
+        drawn = increments.piece(self.increments, draws[INCREMENT], first, last)
+        return {**super().piece(draws, first, last), INCREMENT: drawn}
+
+    def advance(self, theta: Tensor, draws: Draws, step: int, rate: Rate) -> Tensor:
+        """Return θ after one step of the Euler–Maruyama method; see `Dynamics.advance`."""
+        dynamics, dt = self, 1 / self.substeps
+        if self.bound_problem.stream is not None:
+            pool = {name: drawn[step] for name, drawn in draws.items() if name != INCREMENT}
+            dynamics = dataclasses.replace(self, problem=self.bound_problem.at(pool))
+        v = increments.read(self.increments, draws[INCREMENT], step, theta.dtype)
+        v = v if dt == 1 else v * math.sqrt(dt)
+        return theta + self.noise_model.euler_step(dynamics, rate, theta, v, dt)
+
+    def solve(self, theta: Tensor, steps: Sequence[int], generator: torch.Generator) -> Tensor:
         """Return θ at each of `steps`, solved by `torchsde.sdeint`; see `Dynamics.integrate`."""
         rows, method = theta.reshape(-1, theta.shape[-1]), METHODS[self.method]
-        shape, fused = (rows.shape[0], self.noise_channels), _Fused(self)
-        if self.bound_problem.stream is None:
-            brownian = SequentialBrownian(shape, theta.dtype, generator, method.levy_area)
-        else:
-            brownian = _FreshPools(shape, theta.dtype, generator, fused, theta.shape[:-1])
+        shape = (rows.shape[0], self.noise_channels)
+        brownian = SequentialBrownian(shape, theta.dtype, generator, method.levy_area, self.increments)
         # On the CPU whatever the device of the state: the solver compares times on the host without waiting for it.
         times = torch.tensor(list(steps), dtype=torch.float64)
-        sde = self if method.dense else fused
-        with torch.no_grad():
-            saved = torchsde.sdeint(sde, rows, times, bm=brownian, method=self.method, dt=1 / self.substeps)
+        sde = self if method.dense else _Fused(self)
+        saved = torchsde.sdeint(sde, rows, times, bm=brownian, method=self.method, dt=1 / self.substeps)
         return saved.reshape(len(steps), *theta.shape)
 
 
@@ -218,36 +266,4 @@ class _Fused:
     def __init__(self, sde: SGDSDE) -> None:
         self.noise_type = sde.noise_type
         self.sde_type = sde.sde_type
-        self.sde = sde
-
-    def f(self, t: Tensor | float, y: Tensor) -> Tensor:
-        return self.sde.f(t, y)
-
-    def g_prod(self, t: Tensor | float, y: Tensor, v: Tensor) -> Tensor:
-        return self.sde.g_prod(t, y, v)
-
-    def f_and_g_prod(self, t: Tensor | float, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        return self.sde.f_and_g_prod(t, y, v)
-
-
-class _FreshPools(SequentialBrownian):
-    """Brownian motion that gives the SDE of a stream a fresh pool with each increment.
-
-    A solver asks for the increment of a step before it evaluates the SDE, so that all evaluations of the step see one
-    pool, and the order of draws does not depend on where the path is saved.
-    """
-
-    def __init__(
-        self, shape: tuple[int, int], dtype: torch.dtype, generator: torch.Generator, fused: _Fused, lead: torch.Size
-    ) -> None:
-        super().__init__(shape, dtype, generator)
-        self._fused, self._lead = fused, lead
-
-    def __call__(
-        self, ta: float | Tensor, tb: float | Tensor, return_U: bool = False, return_A: bool = False
-    ) -> Tensor | tuple[Tensor, ...]:
-        problem = self._fused.sde.bound_problem
-        assert problem.stream is not None
-        pool = problem.stream.draw((*self._lead, problem.n_samples), self._generator)
-        self._fused.sde = dataclasses.replace(self._fused.sde, problem=problem.at(pool))
-        return super().__call__(ta, tb, return_U, return_A)
+        self.f, self.g_prod, self.f_and_g_prod = sde.f, sde.g_prod, sde.f_and_g_prod

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,15 +18,18 @@ from tqdm.auto import tqdm
 from ..dataset import DIVERGENCE_THRESHOLD, config_attributes, make_dataset
 from ..dynamics.base import Dynamics
 from ..dynamics.schedule import Schedule
+from ..dynamics.walk import Walk
 from ..errors import InputError, RunError, check_choice, check_count, check_finite, message
 from ..problems.base import Problem
 from ..symmetry import Symmetry, check_invariance
+from .engine import Engine
 from .record import Record
+from .sizes import choose_sizes, parse_memory, result_bytes
 from .streams import block_generators
 
-# A block is always simulated whole, so that its numbers do not depend on how many of its trajectories are wanted.
-BLOCK_SIZE = 256
 SAVES_PER_SEGMENT = 8
+# Work, in numbers written, above which compiling pays: about a minute without.
+COMPILE_NUMBERS = 5e10
 OBSERVABLES = ("theta", "loss", "charge_value", "log_orbit_volume", "predictor_value")
 
 Initial = Tensor | Callable[[int, torch.Generator], Tensor]
@@ -41,13 +46,16 @@ def simulate(
     seed: int = 0,
     initial: Initial | None = None,
     save: Sequence[str] = OBSERVABLES,
-    block_size: int = BLOCK_SIZE,
+    block_size: int | None = None,
+    memory: int | str | None = None,
+    compile: bool | None = None,
     progress: bool | None = None,
 ) -> xr.Dataset:
     """Simulate an ensemble.
 
-    Trajectories run in blocks of `block_size`, each with its own RNG stream: the first 1,000 trajectories of a run of
-    4,000 equal a run of 1,000 bit for bit on the same device with the same number of threads.
+    Trajectories run in seed blocks, each with its own RNG stream, side by side on as many threads as torch has. A block
+    is always simulated whole: the first 1,000 trajectories of a run of 4,000 equal a run of 1,000 bit for bit on the
+    same device with the same `block_size` and `compile`, whatever the number of threads.
 
     Parameters
     ----------
@@ -69,7 +77,16 @@ def simulate(
         block; by default the problem's initial law.
     save : sequence of str
         Observables to keep, of ``theta, loss, charge_value, log_orbit_volume, predictor_value``.
-    block_size : int
+    block_size : int, optional
+        Trajectories of a seed block; by default from the size of one step, so that it stays in a cache. It decides the
+        random streams, and is reported in the attributes.
+    memory : int or str, optional
+        Budget in bytes, or as ``"2 GiB"``, for the results and the blocks under way; makes blocks smaller where they
+        would not fit.
+    compile : bool, optional
+        Compile the steps (`torch.compile`'s backend on the CPU, CUDA graphs on a GPU), which takes seconds once in a
+        process; by default where there is work for more than about a minute. Compiled steps may differ in the last
+        bits. Where compiling fails, the reason is logged and steps are taken one by one.
     progress : bool, optional
         Show a progress bar on stderr; by default where that is a terminal.
 
@@ -82,7 +99,7 @@ def simulate(
     Raises
     ------
     InputError
-        If an argument is out of range, or the save grid does not fit.
+        If an argument is out of range, the save grid does not fit, or the results do not fit into `memory`.
     SymmetryError
         If the losses do not have the symmetry.
     RunError
@@ -90,7 +107,8 @@ def simulate(
     """
     check_count("trajectories", trajectories)
     check_count("steps", steps)
-    check_count("block_size", block_size)
+    if block_size is not None:
+        check_count("block_size", block_size)
     check_count("seed", seed, minimum=0)
     grid = save_grid(steps, save_every)
     if symmetry is not None:
@@ -100,29 +118,82 @@ def simulate(
     dynamics = dynamics.bind(problem, symmetry)
     observables = _observables(problem, symmetry, save)
     start = _initial_law(problem, initial, trajectories)
+    budget = None if memory is None else parse_memory(memory)
+    workers = torch.get_num_threads() if problem.device.type == "cpu" else 1
+    if budget is not None:
+        budget = _working_memory(budget, result_bytes(problem, observables, trajectories, len(grid))) // workers
+    saves = min(SAVES_PER_SEGMENT, len(grid) - 1)
+    with _memory_errors():
+        sizes = choose_sizes(dynamics, saves=saves, interval=grid[1], block=block_size, budget=budget)
+    if compile is None:
+        compile = sizes.numbers * trajectories * steps * dynamics.substeps > COMPILE_NUMBERS
+    engine = Engine(dynamics) if compile and dynamics.stepwise else None
 
     lead = () if problem.replicates is None else (problem.replicates,)
     record = Record(observables, lead, trajectories, len(grid))
     instances = math.prod(lead)
+    generators = block_generators(seed, math.ceil(trajectories / sizes.block), problem.device)
+    stop = threading.Event()
+
+    def block(first: int, rng: torch.Generator) -> None:
+        kept = min(sizes.block, trajectories - first)
+        walk = Walk(dynamics, start(first, sizes.block, rng), rng, sizes.chunk, advance=engine)
+        for at in range(0, len(grid) - 1, SAVES_PER_SEGMENT):
+            if stop.is_set():
+                return
+            segment = grid[at : at + SAVES_PER_SEGMENT + 1]
+            record.write(walk.run(segment)[..., :kept, :], first, at)
+            bar.update(instances * kept * (segment[-1] - segment[0]))
+        bar.set_postfix(flagged=record.flagged)
+
     with _progress(progress, instances * trajectories * steps, type(dynamics).__name__) as bar, _memory_errors():
-        generators = block_generators(seed, math.ceil(trajectories / block_size), problem.device)
-        for first, rng in zip(range(0, trajectories, block_size), generators, strict=True):
-            kept = min(block_size, trajectories - first)
-            theta = start(first, block_size, rng)
-            for at in range(0, len(grid) - 1, SAVES_PER_SEGMENT):
-                segment = grid[at : at + SAVES_PER_SEGMENT + 1]
-                path = dynamics.integrate(theta, segment, rng)
-                theta = path[-1]
-                record.write(path[..., :kept, :], first, at)
-                bar.update(instances * kept * (segment[-1] - segment[0]))
-            bar.set_postfix(flagged=record.flagged)
+        _run_blocks(block, list(zip(range(0, trajectories, sizes.block), generators, strict=True)), workers, stop)
 
     run: dict[str, Any] = {"trajectories": trajectories, "steps": steps, "save_every": grid[1], "seed": seed}
-    run |= {"block_size": block_size, "save": list(observables)}
+    run |= {"block_size": sizes.block, "compile": compile, "save": list(observables)}
     run |= {"dtype": dtype_name(problem.dtype), "device": str(problem.device)}
     if initial is not None:
         run["initial"] = "given in the call"
     return _dataset(problem, dynamics, symmetry, grid, {**record.arrays, "status": record.status}, run)
+
+
+def _run_blocks(
+    block: Callable[[int, torch.Generator], None],
+    blocks: list[tuple[int, torch.Generator]],
+    workers: int,
+    stop: threading.Event,
+) -> None:
+    """Run blocks side by side, each on one thread, so that their numbers do not depend on the number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        if min(workers, len(blocks)) == 1:
+            for first, rng in blocks:
+                block(first, rng)
+            return
+        with ThreadPoolExecutor(min(workers, len(blocks))) as pool:
+            try:
+                for done in as_completed([pool.submit(block, first, rng) for first, rng in blocks]):
+                    done.result()
+            except BaseException:
+                stop.set()
+                raise
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _working_memory(budget: int, results: int) -> int:
+    """Return what a budget of memory leaves beside the results.
+
+    Raises
+    ------
+    InputError
+        If it leaves nothing.
+    """
+    if results >= budget:
+        want = f"more than {results} bytes, the size of the results"
+        raise InputError(message("memory", want, budget, "state more, save less often, or leave theta out of save"))
+    return budget - results
 
 
 def _dataset(
@@ -192,12 +263,8 @@ def ensemble_bytes(
     problem: Problem, symmetry: Symmetry | None, *, trajectories: int, saves: int, save: Sequence[str] = OBSERVABLES
 ) -> int:
     """Return the size in bytes of the arrays that `simulate` would return."""
-    point = torch.zeros(problem.layout.size, dtype=problem.dtype, device=problem.device)
-    lead = (1,) if problem.replicates is None else (problem.replicates, 1)
-    probe = point.expand(*lead, point.numel())
-    observables = _observables(problem, symmetry.bind(problem, validate=False) if symmetry else None, save)
-    per_save = sum(function(probe).numel() for function in observables.values())
-    return per_save * trajectories * saves * point.element_size()
+    bound = symmetry.bind(problem, validate=False) if symmetry else None
+    return result_bytes(problem, _observables(problem, bound, save), trajectories, saves)
 
 
 def _observables(

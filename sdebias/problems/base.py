@@ -319,7 +319,6 @@ class Problem(ABC):
     def _uniform_weights(self) -> Tensor:
         return torch.full((self.n_samples,), 1 / self.n_samples, dtype=self.dtype, device=self.device)
 
-    @torch.no_grad()
     def batch_gradient(self, theta: Tensor, indices: Tensor) -> Tensor:
         """Return the minibatch gradient (1/B) Σ_b ∇ℓ_{i_b}(θ), as a number: no graph is recorded through it.
 
@@ -333,6 +332,7 @@ class Problem(ABC):
         -------
         Tensor, shape=(..., parameter)
         """
+        theta = theta.detach()
         if indices.shape[-1] <= GATHER_SHARE * self.n_samples and not self._samples_per_point:
             return self.at(self._take(indices)).gradient(theta)
         weights = torch.zeros(*indices.shape[:-1], self.n_samples, dtype=self.dtype, device=self.device)
@@ -467,6 +467,8 @@ def linear_map(inputs: Tensor, weights: Tensor) -> Tensor:
     """
     if weights.ndim == 2 or (inputs.ndim > 2 and inputs.shape[-3] != 1):
         return inputs @ weights.mT
+    if inputs.shape[-1] == 1:
+        return inputs * weights.mT
     shared = inputs if inputs.ndim == 2 else inputs.squeeze(-3)
     products = weights.flatten(-3, -2) @ shared.mT
     return products.unflatten(-2, weights.shape[-3:-1]).mT

@@ -107,13 +107,13 @@ class LinearRegression(Regression):
         projected = (q.mT @ targets.unsqueeze(-1)).squeeze(-1)
         rest = (targets - (q @ projected.unsqueeze(-1)).squeeze(-1)).square().sum(-1)
         if self.replicates is not None:
-            projected, rest = projected.unsqueeze(-2), rest.unsqueeze(-1)
+            r, projected, rest = r.unsqueeze(-3), projected.unsqueeze(-2), rest.unsqueeze(-1)
         self._reduced = r, projected, rest
 
     def _reduced_residual(self, theta: Tensor) -> Tensor:
         """Return Rw − Qᵀy, shape (..., rows of R)."""
         rows, targets, _ = self._reduced
-        return self.predictor(theta) @ rows.mT - targets
+        return dot_rows(rows, self.predictor(theta)) - targets
 
     def loss(self, theta: Tensor) -> Tensor:
         """Return L = ½ mean_i (x_i·w − y_i)², shape (...)."""
@@ -125,7 +125,8 @@ class LinearRegression(Regression):
         """Return ∇L = J_Fᵀ Xᵀ(Xw − y)/n, shape (..., parameter)."""
         if self._samples_per_point:
             return super().gradient(theta)
-        return self.pull_back(self._named(theta), self._reduced_residual(theta) @ self._reduced[0] / self.n_samples)
+        slope = dot_rows(self._reduced[0].mT, self._reduced_residual(theta)) * (1 / self.n_samples)
+        return self.pull_back(self._named(theta), slope)
 
     def _residual(self, theta: Tensor) -> Tensor:
         return self.output(self._named(theta), self.samples["X"]) - self.samples["y"]
@@ -138,13 +139,12 @@ class LinearRegression(Regression):
         """Return ∇ Σ_i c_i ℓ_i in closed form: two matrix products."""
         return self.pull_back(self._named(theta), dot_rows(self.samples["X"].mT, weights * self._residual(theta)))
 
-    @torch.no_grad()
     def batch_gradient(self, theta: Tensor, indices: Tensor) -> Tensor:
         """Return (1/B) Σ_b ∇ℓ_{i_b}, by gathering rows when the batch is a small part of the data."""
         if indices.shape[-1] > GATHER_SHARE * self.n_samples or self._samples_per_point:
             return super().batch_gradient(theta, indices)
         batch = self._take(indices)
-        named = self._named(theta)
+        named = self._named(theta.detach())
         residual = torch.linalg.vecdot(batch["X"], self.weights(named).unsqueeze(-2)) - batch["y"]
         slopes = batch["X"] * residual.unsqueeze(-1)
         return self.pull_back(named, slopes.mean(-2) if indices.shape[-1] > 1 else slopes.squeeze(-2))

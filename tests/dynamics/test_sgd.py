@@ -12,7 +12,7 @@ from sdebias.errors import InputError
 
 
 def draw(sgd: sb.SGD, problem: sb.Problem, rows: int, seed: int = 0) -> torch.Tensor:
-    return sgd.bind(problem)._draw((rows,), torch.Generator().manual_seed(seed))
+    return sgd.bind(problem).draw(1, (rows,), torch.Generator().manual_seed(seed))["index"][0]
 
 
 def test_an_update_is_a_batch_gradient_step(problem: sb.problems.HadamardRegression) -> None:

@@ -269,7 +269,7 @@ def test_every_method_gives_the_mean_of_euler(
         with pytest.raises(InputError, match=f"for {kind} noise in the {form} form, got '{method}'"):
             sb.SGDSDE(learning_rate=0.05, noise=noise, method=method, sde_type=form)
         return
-    law: dict[str, Any] = {"trajectories": 1500, "steps": 4, "save_every": 4, "progress": False, "block_size": 1500}
+    law: dict[str, Any] = {"trajectories": 6000, "steps": 4, "save_every": 4, "progress": False, "block_size": 2000}
 
     def mean(rate: float, seed: int, **options: Any) -> tuple[np.ndarray, np.ndarray]:
         sde = sb.SGDSDE(learning_rate=rate, noise=noise, **options)
@@ -307,5 +307,5 @@ class TestRefusals:
 
     def test_a_stream(self) -> None:
         problem = sb.problems.ShallowReLU.teacher_student(3, units=2, pool=8)
-        with pytest.raises(InputError, match="'euler' for a stream"):
+        with pytest.raises(InputError, match="'euler' and engine 'fused' for a stream"):
             sb.SGDSDE(learning_rate=0.1, method="heun", sde_type="stratonovich").bind(problem)

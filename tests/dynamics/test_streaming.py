@@ -11,6 +11,7 @@ from torch import Tensor
 
 import sdebias as sb
 from sdebias.dynamics import Dynamics
+from sdebias.dynamics.walk import Walk
 from sdebias.errors import InputError
 from sdebias.problems import HadamardRegression, NormalizedRegression, Problem, ShallowReLU
 
@@ -41,20 +42,21 @@ def test_path_is_reproducible_and_trajectories_differ(dynamics: Dynamics, stream
 
 
 def test_save_grid_does_not_change_the_path(dynamics: Dynamics, streamed: ShallowReLU) -> None:
-    start, rng = streamed.draw_initial(3, generator()), generator(1)
-    whole = dynamics.bind(streamed).integrate(start, [0, 2, 4], generator(1))
-    first = dynamics.bind(streamed).integrate(start, [0, 2], rng)
-    second = dynamics.bind(streamed).integrate(first[-1], [2, 4], rng)
-    torch.testing.assert_close(whole[[1, 2]], torch.stack([first[-1], second[-1]]))
+    start, bound = streamed.draw_initial(3, generator()), dynamics.bind(streamed)
+    whole = bound.integrate(start, [0, 2, 4], generator(1))
+    walk = Walk(bound, start, generator(1), chunk=4 * bound.substeps)
+    parts = [walk.run([0, 1])[-1], *walk.run([1, 2, 3])[1:], walk.run([3, 4])[-1]]
+    assert torch.equal(whole, torch.stack([start, parts[1], parts[3]]))
 
 
 def test_sgd_takes_a_fresh_batch_each_update(streamed: ShallowReLU) -> None:
     start = streamed.draw_initial(3, generator())
     path = sb.SGD(learning_rate=RATE, batch_size=BATCH).bind(streamed).integrate(start, [0, 1, 2], generator(1))
-    theta, rng = start, generator(1)
+    theta = start
     assert streamed.stream is not None
-    for saved in path[1:]:
-        batch = streamed.stream.draw((*start.shape[:-1], BATCH), rng)
+    drawn = streamed.stream.draw((2, *start.shape[:-1], BATCH), generator(1))
+    for step, saved in enumerate(path[1:]):
+        batch = {name: samples[step] for name, samples in drawn.items()}
         theta = theta - RATE * streamed.at(batch).per_sample_gradient(theta).mean(-2)
         torch.testing.assert_close(saved, theta)
 
@@ -111,8 +113,8 @@ def test_fixed_data_are_untouched_by_a_stream(dynamics: Dynamics, streamed: Shal
 def test_isotropic_noise_takes_its_drift_from_the_stream(streamed: ShallowReLU) -> None:
     sde = sb.SGDSDE(learning_rate=RATE, noise="isotropic", temperature=1e-30, substeps=1).bind(streamed)
     theta = streamed.draw_initial(2, generator())
-    assert streamed.stream is not None
-    pool = streamed.stream.draw((*theta.shape[:-1], POOL), generator(1))
+    draws = sde.draw(1, tuple(theta.shape[:-1]), generator(1))
+    pool = {name: draws[name][0] for name in ("X", "y")}
     torch.testing.assert_close(
         sde.integrate(theta, [0, 1], generator(1))[-1], theta - RATE * streamed.at(pool).gradient(theta)
     )

@@ -191,7 +191,7 @@ class TestFailures:
         def fail(*arguments: Any) -> None:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
 
-        monkeypatch.setattr(sb.SGD, "integrate", fail)
+        monkeypatch.setattr(sb.SGD, "advance", fail)
         with pytest.raises(RunError, match="not enough memory; lower trajectories"):
             run(problem)
 
@@ -199,7 +199,7 @@ class TestFailures:
         def fail(*arguments: Any) -> None:
             raise RuntimeError("something else")
 
-        monkeypatch.setattr(sb.SGD, "integrate", fail)
+        monkeypatch.setattr(sb.SGD, "advance", fail)
         with pytest.raises(RuntimeError, match="something else"):
             run(problem)
 

@@ -1,0 +1,75 @@
+"""Increments of unit variance for the weak approximation of Brownian motion: what is drawn, and how it is read.
+
+What is drawn for a window of steps (`draw`) is compact; `read` expands one step of it, so that bits become numbers only
+where they are used.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+INCREMENTS = ("gaussian", "rademacher", "three-point")
+
+# Steps that one word of random bits serves.
+WORD_STEPS = 32
+
+# A 16-bit number gives one of the two outer values of the three-point law with probability 2·OUTER/65536, close to 1/3;
+# their size is such that the variance is 1 exactly.
+OUTER = 10_923
+SIZE = math.sqrt(65_536 / (2 * OUTER))
+
+
+def draw(kind: str, steps: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Draw the increments of `steps` steps.
+
+    Parameters
+    ----------
+    kind : {"gaussian", "rademacher", "three-point"}
+        Normals, in single precision whatever the dtype of the state: torch draws them five times faster, and rounding
+        at 6e-8 and the cut at 5.8 standard deviations (probability 1e-8) are far below every weak error; ±1 from one
+        bit each; or 0, ±√3 from 16 bits each.
+    steps : int
+        At most `WORD_STEPS` for one draw of bits.
+    shape : tuple of int
+        Of one increment.
+    generator : torch.Generator
+        Its device is that of the result.
+
+    Returns
+    -------
+    Tensor
+        For `read`: shape (steps, *shape), or (1, *shape) for words of bits.
+    """
+    device = generator.device
+    if kind == "gaussian":
+        return torch.empty(steps, *shape, device=device).normal_(generator=generator)
+    numbers, bits = (1, torch.int32) if kind == "rademacher" else (steps, torch.int16)
+    count, per_word = numbers * math.prod(shape), 64 // torch.iinfo(bits).bits
+    words = torch.empty(-(-count // per_word), dtype=torch.int64, device=device)
+    words.random_(-(2**63), None, generator=generator)
+    return words.view(bits)[:count].view(numbers, *shape)
+
+
+def read(kind: str, drawn: Tensor, step: int, dtype: torch.dtype) -> Tensor:
+    """Return the increment of one step of what was drawn, of mean 0 and variance 1, shape as drawn.
+
+    Moments that agree with those of a normal: all (gaussian); up to the third (rademacher, whose fourth is 1); up to
+    the fifth (three-point, whose fourth is 3 up to 1e-4).
+    """
+    if kind == "gaussian":
+        return drawn[step].to(dtype)
+    if kind == "rademacher":
+        # The bit of the step becomes the sign bit of 1.0.
+        sign = (drawn[0] << (WORD_STEPS - 1 - step)) & -(2**31)
+        return (sign | 0x3F800000).view(torch.float32).to(dtype)
+    number = drawn[step]
+    above, below = number >= 2**15 - OUTER, number < -(2**15) + OUTER
+    return (above.to(dtype) - below.to(dtype)) * SIZE
+
+
+def piece(kind: str, drawn: Tensor, first: int, last: int) -> Tensor:
+    """Return what was drawn for steps `first` to `last` of a window."""
+    return drawn >> first if kind == "rademacher" else drawn[first:last]

@@ -1,0 +1,140 @@
+"""Walk: trajectories on their way, with random numbers drawn for many steps at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .base import Dynamics
+
+Rate: TypeAlias = float | Tensor
+Draws: TypeAlias = dict[str, Tensor]
+# (θ, draws, rates, count, every) → states after the steps of a chunk: all, or only the last.
+Advance: TypeAlias = Callable[[Tensor, Draws, Tensor | None, int, bool], list[Tensor]]
+
+# Solver steps that one chunk holds where nothing else limits it; the bits of a word serve as many.
+CHUNK = 32
+# Numbers that the random draws of a chunk may fill: what a core's own cache holds; on CUDA enough to fill the device.
+CHUNK_NUMBERS = {"cpu": 2**18, "cuda": 2**26}
+
+
+def longest_chunk(dynamics: Dynamics, trajectories: int) -> int:
+    """Return how many solver steps of trajectories (of each replicate) a chunk may hold."""
+    problem = dynamics.bound_problem
+    lead = (1,) if problem.replicates is None else (problem.replicates, 1)
+    generator = torch.Generator(problem.device).manual_seed(0)
+    one, two = (sum(value.numel() for value in dynamics.draw(steps, lead, generator).values()) for steps in (1, 2))
+    # Bits of one word serve many steps: what counts is what one step more takes.
+    return min(CHUNK, max(CHUNK_NUMBERS[problem.device.type] // max((two - one) * trajectories, 1), 1))
+
+
+def advance(
+    dynamics: Dynamics, theta: Tensor, draws: Draws, rates: Tensor | None, count: int, every: bool
+) -> list[Tensor]:
+    """Return θ after each solver step of a chunk, or after its last one.
+
+    Parameters
+    ----------
+    dynamics : Dynamics
+        Bound.
+    theta : Tensor, shape=([replicate,] trajectory, parameter)
+    draws : dict of str to Tensor
+        See `Dynamics.draw`.
+    rates : Tensor, shape=(step,), optional
+        η at each step, where it is not constant.
+    count : int
+        Number of steps.
+    every : bool
+
+    Returns
+    -------
+    list of Tensor, shape=([replicate,] trajectory, parameter)
+        One for each step, or one.
+    """
+    states = []
+    for step in range(count):
+        theta = dynamics.advance(theta, draws, step, dynamics.rate(0) if rates is None else rates[step])
+        states.append(theta)
+    return states if every else states[-1:]
+
+
+class Walk:
+    """Trajectories of one seed block from a start, advanced segment by segment.
+
+    Random numbers are drawn for windows of a fixed number of solver steps, counted from the start: with the same chunk
+    a path is the same whatever is saved of it.
+
+    Parameters
+    ----------
+    dynamics : Dynamics
+        Bound.
+    theta : Tensor, shape=([replicate,] trajectory, parameter)
+    generator : torch.Generator
+        Stream of all random draws, on the device of `theta`.
+    chunk : int
+        Solver steps that `advance` takes in one call.
+    start : int
+        Update at which the walk begins.
+    advance : callable, optional
+        What takes a chunk of steps: `advance`, or a faster function of the same result.
+    """
+
+    def __init__(
+        self,
+        dynamics: Dynamics,
+        theta: Tensor,
+        generator: torch.Generator,
+        chunk: int,
+        start: int = 0,
+        advance: Advance | None = None,
+    ) -> None:
+        self.dynamics = dynamics
+        self.theta = dynamics.arrange(theta)
+        self.generator = generator
+        self._advance = advance
+        self._window = dynamics.window(chunk)
+        # A window that is longer than a chunk is a whole number of chunks.
+        self._chunk = next(size for size in range(min(chunk, self._window), 0, -1) if self._window % size == 0)
+        self._start, self._at = start, 0
+        self._draws: Draws = {}
+
+    @torch.no_grad()
+    def run(self, steps: Sequence[int]) -> Tensor:
+        """Advance, and return θ at each of the increasing `steps`, the first of which is where the walk stands.
+
+        Returns
+        -------
+        Tensor, shape=(len(steps), [replicate,] trajectory, parameter)
+        """
+        if not self.dynamics.stepwise:
+            path = self.dynamics.solve(self.theta, steps, self.generator)
+            self.theta = path[-1]
+            return path
+        wanted = [(step - self._start) * self.dynamics.substeps for step in steps]
+        saved = [self.theta]
+        while self._at < wanted[-1]:
+            end = min(self._at - self._at % self._chunk + self._chunk, wanted[-1])
+            inside = [step for step in wanted[len(saved) :] if step < end]
+            states = self._take(end - self._at, every=bool(inside))
+            saved += [states[step - self._at - 1] for step in inside]
+            self.theta, self._at = states[-1], end
+            if end == wanted[len(saved)]:
+                saved.append(self.theta)
+        return torch.stack(saved)
+
+    def _take(self, count: int, every: bool) -> list[Tensor]:
+        """Take `count` solver steps, within one chunk."""
+        place = self._at % self._window
+        if place == 0:
+            self._draws = self.dynamics.draw(self._window, tuple(self.theta.shape[:-1]), self.generator)
+        whole = count == self._chunk == self._window
+        draws = self._draws if whole else self.dynamics.piece(self._draws, place, place + count)
+        rates = self.dynamics.rates(self._start, self._at, count)
+        # A piece of a chunk occurs where the walk is stopped on its way: it is not worth another compiled function.
+        if self._advance is None or count < self._chunk:
+            return advance(self.dynamics, self.theta, draws, rates, count, every)
+        return self._advance(self.theta, draws, rates, count, every)

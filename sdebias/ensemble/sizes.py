@@ -1,0 +1,164 @@
+"""How many trajectories form a seed block, how many steps a chunk, and what an ensemble needs of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..dynamics.base import Dynamics
+from ..dynamics.walk import Walk, longest_chunk
+from ..errors import InputError, check_positive, message
+from ..problems.base import Problem
+
+# Numbers that the operations of one step shall write for one block: enough that launching them costs little, few enough
+# that they stay in a cache, or on CUDA enough to fill the device.
+STEP_NUMBERS = {"cpu": 2**19, "cuda": 2**26}
+LARGEST_BLOCK = {"cpu": 2**11, "cuda": 2**16}
+SMALLEST_BLOCK = 16
+
+# Operations that one compiled chunk may hold: compilers take seconds for hundreds of them.
+CHUNK_OPERATIONS = 700
+
+UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of the work on one seed block.
+
+    Attributes
+    ----------
+    block : int
+        Trajectories of each replicate.
+    chunk : int
+        Solver steps in one call of the engine.
+    numbers : int
+        Numbers that the operations of one solver step write for one trajectory of all replicates.
+    bytes : int
+        Memory that a block needs while it is stepped, an upper bound: the sum of what its operations write.
+    """
+
+    block: int
+    chunk: int
+    numbers: int
+    bytes: int
+
+
+def choose_sizes(
+    dynamics: Dynamics, *, saves: int, interval: int, block: int | None = None, budget: int | None = None
+) -> Sizes:
+    """Return the sizes for given dynamics, from one step that is counted, not timed: the same on every run.
+
+    Parameters
+    ----------
+    dynamics : Dynamics
+        Bound.
+    saves : int
+        States of each trajectory that are kept until they are recorded.
+    interval : int
+        Updates between saves.
+    block : int, optional
+        Trajectories of a block where the caller sets it.
+    budget : int, optional
+        Bytes that a block may need; makes blocks smaller, never larger.
+
+    Raises
+    ------
+    InputError
+        If not even one trajectory fits into the budget.
+    """
+    problem = dynamics.bound_problem
+    kind = problem.device.type
+    numbers, operations = _count_step(dynamics)
+    if block is None:
+        block = _power_of_two(STEP_NUMBERS[kind] // max(numbers, 1))
+        block = min(max(block, SMALLEST_BLOCK), LARGEST_BLOCK[kind])
+    chunk = min(longest_chunk(dynamics, block), max(CHUNK_OPERATIONS // max(operations, 1), 1))
+    chunk = _fit(chunk, interval * dynamics.substeps)
+    item = torch.finfo(problem.dtype).bits // 8
+    each = item * (numbers * (chunk + 1) + (saves + 1) * problem.layout.size * (problem.replicates or 1))
+    if budget is not None and block * each > budget:
+        if each > budget:
+            remedy = "state more, use fewer replicates, or save less often"
+            raise InputError(message("memory", f"at least {each} bytes, for one trajectory", budget, remedy))
+        block = _power_of_two(budget // each)
+    return Sizes(block, chunk, numbers, block * each)
+
+
+def parse_memory(memory: int | str) -> int:
+    """Return a number of bytes from it, or from text such as ``"500 MiB"``.
+
+    Raises
+    ------
+    InputError
+        If it is neither.
+    """
+    number: int | float | str = memory
+    unit = "B"
+    if isinstance(memory, str):
+        text = memory.strip()
+        unit = next((name for name in sorted(UNITS, key=len, reverse=True) if text.endswith(name)), "")
+        try:
+            number = float(text.removesuffix(unit))
+        except ValueError:
+            unit = ""
+        if not unit:
+            want = f"bytes, or a number with one of {', '.join(UNITS)}"
+            raise InputError(message("memory", want, repr(memory), 'for instance memory = "2 GiB"'))
+    value = check_positive("memory", number)
+    assert not isinstance(value, Sequence | Tensor)
+    return int(value * UNITS[unit])
+
+
+def result_bytes(
+    problem: Problem, observables: Mapping[str, Callable[[Tensor], Tensor]], trajectories: int, saves: int
+) -> int:
+    """Return the size in bytes of the arrays of an ensemble with these observables."""
+    point = torch.zeros(problem.layout.size, dtype=problem.dtype, device=problem.device)
+    lead = (1,) if problem.replicates is None else (problem.replicates, 1)
+    probe = point.expand(*lead, point.numel())
+    per_save = sum(function(probe).numel() for function in observables.values())
+    return per_save * trajectories * saves * point.element_size()
+
+
+class _Counter(TorchDispatchMode):
+    """Adds up the sizes of what tensor operations return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = 0
+        self.operations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        outputs = result if isinstance(result, tuple | list) else (result,)
+        if not func.is_view:
+            self.operations += 1
+            self.written += sum(value.numel() for value in outputs if isinstance(value, Tensor))
+        return result
+
+
+def _count_step(dynamics: Dynamics, points: int = 2) -> tuple[int, int]:
+    """Return what a solver step writes for one trajectory, in numbers, and how many operations it takes."""
+    problem = dynamics.bound_problem
+    generator = torch.Generator(problem.device).manual_seed(0)
+    walk = Walk(dynamics, problem.draw_initial(points, generator), generator, dynamics.substeps)
+    with _Counter() as counter:
+        walk.run([0, 1])
+    return -(-counter.written // (dynamics.substeps * points)), -(-counter.operations // dynamics.substeps)
+
+
+def _fit(longest: int, interval: int) -> int:
+    """Return a chunk length of at most `longest` that fits the saves, if there is one that is not short."""
+    fitting = [size for size in range(longest, longest // 2, -1) if interval % size == 0 or size % interval == 0]
+    return fitting[0] if fitting else longest
+
+
+def _power_of_two(count: int) -> int:
+    """Return the largest power of two that is at most `count`, or 1."""
+    return 1 << max(count.bit_length() - 1, 0)
