@@ -9,21 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
-import shutil
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from ._version import __version__
 from .errors import DataError, message, nearest
+from .provenance import provenance
 
 SCHEMA_VERSION = 1
 KINDS = ("ensemble", "prediction", "comparison", "law", "equilibrium", "split", "moments", "law_comparison")
@@ -327,7 +321,9 @@ def make_dataset(
         lead = ("replicate",) if array.ndim > len(row.dims) else ()
         dims = values.dims if isinstance(values, xr.DataArray) else (*lead, *row.dims)
         data[name] = (dims, array, row.attributes)
-    dataset = xr.Dataset(data, coords=dict(coords), attrs={"kind": kind, **provenance(), **attributes})
+    dataset = xr.Dataset(
+        data, coords=dict(coords), attrs={"kind": kind, "schema_version": SCHEMA_VERSION, **provenance(), **attributes}
+    )
     if "status" in dataset:
         flags = {"flag_values": np.array(list(STATUS.values()), np.int8), "flag_meanings": " ".join(STATUS)}
         dataset["status"].attrs.update(flags)
@@ -372,34 +368,6 @@ def validate(dataset: xr.Dataset, kind: str | None = None) -> xr.Dataset:
             remedy = f"transpose it to ([replicate,] {', '.join(row.dims)})"
             raise DataError(message(f"variable {name!r}", f"dims {row.dims}", dims, remedy))
     return dataset
-
-
-def provenance() -> dict[str, str | int]:
-    """Return who made a dataset, when and with what: the ArviZ four, versions, commit."""
-    packages = ("torch", "torchsde", "numpy", "xarray")
-    return {
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "creation_library": "sdebias",
-        "creation_library_version": __version__,
-        "creation_library_language": f"Python {platform.python_version()}",
-        "schema_version": SCHEMA_VERSION,
-        **{f"{name}_version": version(name) for name in packages},
-        "git_commit": _git_commit(),
-    }
-
-
-def _git_commit() -> str:
-    """Return the commit of the package's own source, or "none" where it is not a checkout."""
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here)]
-    if shutil.which("git") is None:
-        return "none"
-    # An installed copy may lie inside somebody else's checkout, whose commit would be a lie.
-    tracked = subprocess.run([*git, "ls-files", "--error-unmatch", "_version.py"], capture_output=True, check=False)
-    if tracked.returncode:
-        return "none"
-    name = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    return subprocess.run(name, capture_output=True, text=True, check=False).stdout.strip() or "none"
 
 
 def config_attributes(config: Mapping[str, Any]) -> dict[str, str]:

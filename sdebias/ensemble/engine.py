@@ -11,6 +11,7 @@ import functools
 import logging
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -73,7 +74,9 @@ class Engine:
         if self.failure:
             return plain
         try:
-            chunk = (captured if inputs[0].is_cuda else compiled)(plain, inputs)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the compiler's, about itself
+                chunk = (captured if inputs[0].is_cuda else compiled)(plain, inputs)
         except Exception as error:  # whatever a compiler or tracer raises, the plain steps are right
             self.failure = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             log.warning("steps are not compiled (%s); they are taken one by one", self.failure)
@@ -87,11 +90,13 @@ def compiled(chunk: Chunk, inputs: list[Tensor]) -> Chunk:
     """Return a chunk of steps as compiled code for inputs of the same shapes, strides and dtypes."""
     # Without no_grad, models do not write in place, which a compiler would have to undo.
     with torch.enable_grad():
-        graph = make_fx(torch.func.functionalize(chunk))(*inputs)
+        graph = make_fx(chunk)(*inputs)
     if inputs[0].stride(-1) != 1:
         _pad_instead_of_cat(graph)
+    for node in graph.graph.nodes:
+        node.meta.clear()
     # Called without the guards of `torch.compile`, which for small steps cost more than the steps.
-    function: Chunk = torch._inductor.compile(graph, list(inputs))
+    function: Chunk = torch._inductor.compile(graph, list(inputs), options={"cpp_wrapper": True})
     function(*inputs)
     return function
 

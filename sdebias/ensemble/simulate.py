@@ -154,7 +154,10 @@ def simulate(
     run |= {"dtype": dtype_name(problem.dtype), "device": str(problem.device)}
     if initial is not None:
         run["initial"] = "given in the call"
-    return _dataset(problem, dynamics, symmetry, grid, {**record.arrays, "status": record.status}, run)
+    compiled: dict[str, str | int | float] = {"compile": int(compile)}
+    if engine is not None:
+        compiled |= {"compile_seconds": engine.seconds, "compile_failure": engine.failure}
+    return _dataset(problem, dynamics, symmetry, grid, {**record.arrays, "status": record.status}, run, compiled)
 
 
 def _run_blocks(
@@ -203,6 +206,7 @@ def _dataset(
     grid: list[int],
     arrays: dict[str, np.ndarray],
     run: dict[str, Any],
+    compiled: dict[str, str | int | float],
 ) -> xr.Dataset:
     """Label the arrays of a run, and write down how they were made."""
     coords: dict[str, Any] = {"trajectory": np.arange(run["trajectories"]), "step": np.asarray(grid)}
@@ -225,15 +229,19 @@ def _dataset(
     attributes: dict[str, str | int | float] = {
         **dynamics.attributes(),
         **{key: run[key] for key in ("seed", "block_size", "dtype", "device")},
+        **compiled,
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "divergence_threshold": DIVERGENCE_THRESHOLD,
         **config_attributes(config),
     }
     dataset = make_dataset("ensemble", {**arrays, **variables}, coords, attributes)
-    for name, (dims, tensor) in problem.arrays().items():
-        dataset[name] = (dims, tensor.cpu().numpy(), {"long_name": f"problem data {name}", "units": "1"})
-    return dataset
+    return dataset.assign(
+        {
+            name: (dims, tensor.cpu().numpy(), {"long_name": f"problem data {name}", "units": "1"})
+            for name, (dims, tensor) in problem.arrays().items()
+        }
+    )
 
 
 def save_grid(steps: int, save_every: int | None = None) -> list[int]:

@@ -79,7 +79,7 @@ def choose_sizes(
         block = _power_of_two(STEP_NUMBERS[kind] // max(numbers, 1))
         block = min(max(block, SMALLEST_BLOCK), LARGEST_BLOCK[kind])
     chunk = min(longest_chunk(dynamics, block), max(CHUNK_OPERATIONS // max(operations, 1), 1))
-    chunk = _fit(chunk, interval * dynamics.substeps)
+    chunk = _fit(chunk, interval * dynamics.substeps, saves)
     item = torch.finfo(problem.dtype).bits // 8
     each = item * (numbers * (chunk + 1) + (saves + 1) * problem.layout.size * (problem.replicates or 1))
     if budget is not None and block * each > budget:
@@ -153,9 +153,14 @@ def _count_step(dynamics: Dynamics, points: int = 2) -> tuple[int, int]:
     return -(-counter.written // (dynamics.substeps * points)), -(-counter.operations // dynamics.substeps)
 
 
-def _fit(longest: int, interval: int) -> int:
-    """Return a chunk length of at most `longest` that fits the saves, if there is one that is not short."""
-    fitting = [size for size in range(longest, longest // 2, -1) if interval % size == 0 or size % interval == 0]
+def _fit(longest: int, interval: int, saves: int) -> int:
+    """Return a chunk length of at most `longest` that fits saves and segments, if there is one that is not short."""
+    longest = min(longest, interval * saves)
+    fitting = [
+        size
+        for size in range(longest, longest // 2, -1)
+        if interval % size == 0 or (size % interval == 0 and (interval * saves) % size == 0)
+    ]
     return fitting[0] if fitting else longest
 
 

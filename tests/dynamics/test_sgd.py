@@ -69,3 +69,27 @@ class TestRefusals:
     def test_unbound(self, problem: sb.problems.HadamardRegression) -> None:
         with pytest.raises(InputError, match="call dynamics.bind"):
             sb.SGD(learning_rate=0.1).integrate(torch.zeros(1, 6), [0, 1], torch.Generator())
+
+
+class TestEpochs:
+    SGD = sb.SGD(learning_rate=0.05, batch_size=3, replacement=False, epochs=True)
+
+    def test_an_epoch_takes_each_sample_once(self, problem: sb.problems.HadamardRegression) -> None:
+        bound = self.SGD.bind(problem)
+        assert bound.window(32) == 4  # of 12 samples
+        index = bound.draw(4, (50,), torch.Generator().manual_seed(0))["index"]
+        assert index.shape == (4, 50, 3)
+        assert torch.equal(index.movedim(0, 1).flatten(1).sort(-1).values, torch.arange(12).expand(50, -1))
+
+    def test_the_path_follows_these_batches(self, problem: sb.problems.HadamardRegression) -> None:
+        bound, theta = self.SGD.bind(problem), problem.draw_initial(5, torch.Generator())
+        path = bound.integrate(theta, [0, 1, 4, 6], torch.Generator().manual_seed(3))
+        rng, states = torch.Generator().manual_seed(3), [theta]
+        for _ in range(2):
+            for batch in bound.draw(4, (5,), rng)["index"]:
+                states.append(states[-1] - 0.05 * problem.batch_gradient(states[-1], batch))
+        torch.testing.assert_close(path, torch.stack([states[k] for k in (0, 1, 4, 6)]))
+
+    def test_they_are_without_replacement(self) -> None:
+        with pytest.raises(InputError, match="epochs: expected replacement = false"):
+            sb.SGD(learning_rate=0.1, epochs=True)

@@ -50,6 +50,21 @@ class TestReproducibility:
         monkeypatch.setattr("sdebias.ensemble.simulate.SAVES_PER_SEGMENT", 3)
         np.testing.assert_array_equal(run(problem, SDE, steps=20, save_every=1)["theta"], whole["theta"])
 
+    @pytest.mark.parametrize("dynamics", [SGD, SDE], ids=["SGD", "SDE"])
+    def test_the_number_of_threads_does_not_matter(
+        self, problem: sb.problems.HadamardRegression, dynamics: Dynamics
+    ) -> None:
+        threads = torch.get_num_threads()
+        try:
+            runs = []
+            for count in (1, 3):
+                torch.set_num_threads(count)
+                runs.append(run(problem, dynamics, trajectories=100, block_size=16))
+                assert torch.get_num_threads() == count
+        finally:
+            torch.set_num_threads(threads)
+        assert runs[0].equals(runs[1])
+
     def test_blocks_have_their_own_noise(self, problem: sb.problems.HadamardRegression) -> None:
         theta = run(problem, trajectories=20, block_size=5)["theta"].isel(step=-1).values
         assert len(np.unique(theta, axis=0)) == 20

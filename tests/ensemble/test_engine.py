@@ -1,0 +1,114 @@
+"""The engine: compiled chunks are the plain steps, compiled once, and failures are said and survived."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from conftest import regression
+
+import sdebias as sb
+from sdebias.dynamics.base import Dynamics
+from sdebias.ensemble import engine
+from sdebias.ensemble.engine import Engine
+
+
+def run(problem: sb.Problem, dynamics: Dynamics, **arguments: Any) -> xr.Dataset:
+    defaults = {"trajectories": 24, "steps": 12, "save_every": 3, "block_size": 16, "progress": False}
+    return sb.simulate(problem, dynamics, **(defaults | arguments))
+
+
+def toy() -> sb.problems.HadamardRegression:
+    return sb.problems.HadamardRegression([[1.0]], [1.0], initial_std={"p": 0.3, "q": 0.3})
+
+
+def network() -> sb.Problem:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 1)).double()
+    X, y = regression()
+    return sb.Problem.from_module(net, lambda out, target: (out.squeeze(-1) - target) ** 2, X, y)
+
+
+CASES = {
+    "toy, isotropic": (toy, sb.SGDSDE(learning_rate=0.05, noise="isotropic", temperature=0.1, substeps=4)),
+    "toy, bits": (
+        toy,
+        sb.SGDSDE(learning_rate=0.05, noise="isotropic", temperature=0.1, substeps=4, increments="rademacher"),
+    ),
+    "toy, three points": (
+        toy,
+        sb.SGDSDE(learning_rate=0.05, noise="isotropic", temperature=0.1, substeps=4, increments="three-point"),
+    ),
+    "regression, schedule": (
+        lambda: sb.problems.HadamardRegression(*regression()),
+        sb.SGDSDE(learning_rate=sb.schedule.cosine(0.1, 0.01, 12), substeps=2),
+    ),
+    "regression, SGD": (lambda: sb.problems.HadamardRegression(*regression()), sb.SGD(learning_rate=0.05)),
+    "module": (network, sb.SGDSDE(learning_rate=0.05, batch_size=2, substeps=2)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_compiled_steps_are_the_plain_ones(case: str, caplog: pytest.LogCaptureFixture) -> None:
+    make, dynamics = CASES[case]
+    problem = make()
+    plain = run(problem, dynamics, compile=False)
+    with caplog.at_level(logging.INFO, logger="sdebias"):
+        compiled = run(problem, dynamics, compile=True)
+    assert "compiled in" in caplog.text
+    assert "not compiled" not in caplog.text
+    assert (plain.attrs["compile"], compiled.attrs["compile"]) == (0, 1)
+    assert compiled.attrs["compile_seconds"] > 0
+    np.testing.assert_allclose(compiled["theta"], plain["theta"], rtol=1e-9, atol=1e-12)
+    again = run(problem, dynamics, compile=True)
+    assert again.attrs["compile_seconds"] == 0
+    np.testing.assert_array_equal(again["theta"], compiled["theta"])
+
+
+def test_a_failure_is_logged_and_survived(
+    problem: sb.problems.HadamardRegression, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("no compiler\nhere")
+
+    monkeypatch.setattr(engine, "make_fx", fail)
+    dynamics = sb.SGD(learning_rate=0.05)
+    ens = run(problem, dynamics, compile=True)
+    assert "RuntimeError: no compiler here" in caplog.text
+    assert caplog.text.count("not compiled") == 1
+    assert ens.attrs["compile_failure"] == "RuntimeError: no compiler here"
+    np.testing.assert_array_equal(ens["theta"], run(problem, dynamics, compile=False)["theta"])
+
+
+def test_joined_parts_are_summed_in_the_graph() -> None:
+    def joined(theta: torch.Tensor) -> torch.Tensor:
+        return torch.cat([theta[..., :1].sin(), theta[..., 1:].cos()], -1) @ torch.eye(3)
+
+    theta = torch.randn(5, 3)
+    graph = engine.make_fx(joined)(theta)
+    engine._pad_instead_of_cat(graph)
+    assert not graph.graph.find_nodes(op="call_function", target=torch.ops.aten.cat.default)
+    torch.testing.assert_close(graph(theta), joined(theta))
+
+
+def test_a_chunk_of_another_shape_is_another_function(problem: sb.problems.HadamardRegression) -> None:
+    built = []
+
+    class Counting(Engine):
+        def _build(self, inputs: list[torch.Tensor], names: tuple[str, ...], count: int, every: bool) -> Any:
+            built.append((inputs[0].shape[0], count, every))
+            self.failure = "not wanted"
+            return super()._build(inputs, names, count, every)
+
+    bound = sb.SGD(learning_rate=0.05).bind(problem)
+    steps = Counting(bound)
+    for rows, count, every in ((4, 3, True), (4, 3, True), (5, 3, True), (4, 2, True), (4, 3, False)):
+        draws = bound.draw(count, (rows,), torch.Generator())
+        states = steps(problem.draw_initial(rows, torch.Generator()), draws, None, count, every)
+        assert len(states) == (count if every else 1)
+    assert built == [(4, 3, True), (5, 3, True), (4, 2, True), (4, 3, False)]

@@ -1,0 +1,84 @@
+"""Sizes of blocks and chunks: counted on one step, bounded by the budget."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import regression
+
+import sdebias as sb
+from sdebias.ensemble.sizes import LARGEST_BLOCK, SMALLEST_BLOCK, choose_sizes, parse_memory
+from sdebias.errors import InputError
+
+
+def big(features: int = 256, samples: int = 4096) -> sb.Problem:
+    rng = torch.Generator().manual_seed(0)
+    X = torch.randn(samples, features, generator=rng, dtype=torch.float64)
+    return sb.problems.HadamardRegression(X, X[:, 0])
+
+
+SDE = sb.SGDSDE(learning_rate=1e-3, substeps=1)
+
+
+def test_small_problems_have_large_blocks_and_large_ones_small_blocks() -> None:
+    toy = sb.problems.HadamardRegression([[1.0]], [1.0])
+    dynamics = sb.SGDSDE(learning_rate=0.1, noise="isotropic", temperature=0.1, substeps=1)
+    small, large = (choose_sizes(d, saves=1, interval=64) for d in (dynamics.bind(toy), SDE.bind(big())))
+    assert (small.block, small.chunk) == (LARGEST_BLOCK["cpu"], 32)
+    assert SMALLEST_BLOCK <= large.block < small.block
+    assert large.chunk < small.chunk
+
+
+def test_the_choice_is_the_same_on_every_call(problem: sb.problems.HadamardRegression) -> None:
+    assert choose_sizes(SDE.bind(problem), saves=2, interval=5) == choose_sizes(SDE.bind(problem), saves=2, interval=5)
+
+
+@pytest.mark.parametrize(
+    ("interval", "saves", "chunk"), [(500, 1, 25), (64, 8, 32), (97, 1, 32), (4, 8, 32), (5, 8, 20), (3, 2, 6)]
+)
+def test_chunks_fit_the_saves(interval: int, saves: int, chunk: int) -> None:
+    toy = sb.problems.HadamardRegression([[1.0]], [1.0])
+    dynamics = sb.SGDSDE(learning_rate=0.1, noise="isotropic", temperature=0.1, substeps=1).bind(toy)
+    assert choose_sizes(dynamics, saves=saves, interval=interval).chunk == chunk
+
+
+def test_a_budget_makes_blocks_smaller() -> None:
+    dynamics = SDE.bind(big())
+    free = choose_sizes(dynamics, saves=8, interval=10, block=1024)
+    tight = choose_sizes(dynamics, saves=8, interval=10, block=1024, budget=free.bytes // 3)
+    assert tight.bytes <= free.bytes // 3
+    assert tight.block == 256
+    with pytest.raises(InputError, match="memory: expected at least .* bytes, for one trajectory, got 1000"):
+        choose_sizes(dynamics, saves=8, interval=10, budget=1000)
+
+
+def test_replicates_share_a_block() -> None:
+    single, many = sb.problems.HadamardRegression(*regression()), sb.problems.HadamardRegression(*regression())
+    one, ten = (
+        choose_sizes(sb.SGD(learning_rate=0.1).bind(p), saves=1, interval=9) for p in (single, many.replicate(100))
+    )
+    assert ten.block * 16 <= one.block
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [(1000, 1000), ("1000", None), ("2 GiB", 2**31), ("1.5MiB", 3 * 2**19), ("10 B", 10)]
+)
+def test_memory_is_parsed(text: int | str, value: int | None) -> None:
+    if value is None:
+        with pytest.raises(InputError, match="memory: expected bytes, or a number with one of B, KiB"):
+            parse_memory(text)
+    else:
+        assert parse_memory(text) == value
+
+
+@pytest.mark.parametrize("bad", [0, -5, "-1 GiB", "lots", "GiB", float("nan"), "nan B"])
+def test_nonsense_is_refused(bad: int | str) -> None:
+    with pytest.raises(InputError, match="memory"):
+        parse_memory(bad)
+
+
+def test_results_must_fit(problem: sb.problems.HadamardRegression) -> None:
+    with pytest.raises(InputError, match="the size of the results, got 5000; state more, save less often"):
+        sb.simulate(problem, SDE, trajectories=1000, steps=10, memory=5000, progress=False)
+    ens = sb.simulate(problem, SDE, trajectories=1000, steps=10, memory="64 MiB", progress=False)
+    assert ens.attrs["block_size"] <= LARGEST_BLOCK["cpu"]
