@@ -19,6 +19,7 @@ from ..prediction.nodes import Nodes
 from ..prediction.stationary import Measure
 from ..prediction.stationary import Noise as Law
 from ..problems import Problem
+from ..problems.linear import LinearRegression
 from ..symmetry import Symmetry
 from .regression import DesignedRegression
 
@@ -92,7 +93,7 @@ class Design(ABC):
     def _regression(self) -> type[DesignedRegression]:
         return type("DesignedRegression", (DesignedRegression,), {"design": self})
 
-    def problem(self, X: Any, y: Any, **options: Any) -> DesignedRegression:
+    def problem(self, X: Any, y: Any, **options: Any) -> LinearRegression:
         """Return linear regression with these weights.
 
         Parameters
