@@ -271,17 +271,17 @@ class Kronecker(Operator):
         super().__init__(rows.size * columns.size)
         self.rows, self.columns = rows, columns
 
-    def _apply(self, values: Tensor, rows: Callable[[Tensor], Tensor], columns: Callable[[Tensor], Tensor]) -> Tensor:
+    def _both(self, values: Tensor, rows: Callable[[Tensor], Tensor], columns: Callable[[Tensor], Tensor]) -> Tensor:
         matrix = columns(values.unflatten(-1, (self.rows.size, self.columns.size)))
         return rows(matrix.mT).mT.flatten(-2)
 
     def analysis(self, signal: Tensor) -> Tensor:
         """Return A w Bᵀ."""
-        return self._apply(signal, self.rows.analysis, self.columns.analysis)
+        return self._both(signal, self.rows.analysis, self.columns.analysis)
 
     def synthesis(self, coefficients: Tensor) -> Tensor:
         """Return A⁻¹ c B⁻ᵀ."""
-        return self._apply(coefficients, self.rows.synthesis, self.columns.synthesis)
+        return self._both(coefficients, self.rows.synthesis, self.columns.synthesis)
 
 
 OPERATORS: dict[str, type[Operator]] = {
@@ -314,7 +314,8 @@ def as_operator(operator: Any, size: int) -> Operator:
     if isinstance(operator, str):
         return OPERATORS[check_choice("operator", operator, list(OPERATORS))](size)
     if isinstance(operator, tuple | list) and len(operator) == 2 and all(map(callable, operator)):
-        return FunctionOperator(*operator, size)
+        analysis, synthesis = operator
+        return FunctionOperator(analysis, synthesis, size)
     built = operator if isinstance(operator, Operator) else MatrixOperator(operator)
     if built.size != size:
         raise InputError(message("operator", f"one of size {size}", built.size, "match it to the signal"))

@@ -111,7 +111,7 @@ class TestFormulas:
                 unit = torch.zeros(size, dtype=torch.float64)
                 unit[place] = 1
                 torch.testing.assert_close(operator(unit), wave / wave.norm())
-        assert sorted(sum(operator.waves, start=[])) == list(range(size))
+        assert sorted(place for places in operator.waves for place in places) == list(range(size))
 
     def test_cosine(self) -> None:
         signal = normal(9)
@@ -157,7 +157,7 @@ class TestGraph:
         for _ in range(20):
             nodes = 12
             pairs = np.stack(np.triu_indices(nodes, 1), axis=1)
-            edges = [tuple(map(int, pair)) for pair in pairs[rng.random(len(pairs)) < 0.3]]
+            edges = [(int(i), int(j)) for i, j in pairs[rng.random(len(pairs)) < 0.3]]
             operator = GraphDifferences(edges, nodes, cycles="chain")
             signal = rng.integers(0, 3, nodes).astype(float)  # with many edges across which it does not jump
             chain = np.array([signal[j] - signal[i] for i, j in operator.edges])
