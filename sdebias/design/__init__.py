@@ -14,7 +14,11 @@ from .operators import Haar as Haar
 from .operators import Kronecker as Kronecker
 from .operators import MatrixOperator as MatrixOperator
 from .operators import Operator as Operator
+from .penalties import PENALTIES as PENALTIES
+from .penalty import PenaltyDesign as PenaltyDesign
+from .penalty import penalty as penalty
 from .regression import DesignedRegression as DesignedRegression
 from .structure import GroupSparse as GroupSparse
 from .structure import Sparse as Sparse
 from .structure import Structure as Structure
+from .verification import Certificate as Certificate

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from ..problems import Problem
 from ..problems.linear import LinearRegression
 from ..symmetry import Symmetry
 from .regression import DesignedRegression
+from .verification import Certificate, Trial, verify
 
 DesignNoise: TypeAlias = Literal["horizontal", "isotropic-gauged"]
 
@@ -184,6 +186,60 @@ class Design(ABC):
             temperature=temperature,
             measure=measure,
         )
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Where one weight may lie, for `verify`, where the design says so."""
+        return None
+
+    @property
+    def walls(self) -> tuple[float, ...]:
+        """Ends of the interval at which w is reflected; at others the law has to vanish."""
+        return ()
+
+    def prior(self, w: np.ndarray) -> np.ndarray:
+        """Return ∫ e^{−ψ} dw of one weight between neighbours of increasing w, shape (point − 1,), up to a constant."""
+        middle = torch.from_numpy((w[1:] + w[:-1]) / 2)
+        return np.exp(-self.penalty(middle.unsqueeze(-1)).numpy()) * np.diff(w)
+
+    def verify(
+        self,
+        *,
+        trajectories: int = 4096,
+        seed: int = 0,
+        target: float = 0.5,
+        temperature: float = 0.25,
+        interval: tuple[float, float] | None = None,
+    ) -> Certificate:
+        """Simulate one weight with loss ½ (w − target)² and hold its law against e^{−L/T − ψ} dw and e^{−L/T} dw.
+
+        The ensemble starts from the law without penalty and runs until it has forgotten that; solver step, length and
+        saves follow from the designed law, see `Trial`.
+
+        Parameters
+        ----------
+        trajectories, seed : int
+        target : float
+        temperature : float
+            T, in units of the loss.
+        interval : tuple of float, optional
+            Where w may lie, ends taken for walls; by default that of the design.
+
+        Returns
+        -------
+        Certificate
+
+        Raises
+        ------
+        InputError
+            If a value is out of range, the design has no interval and none is given, or the law has no normalisation
+            with this loss.
+        """
+        where, walls = (self.interval, self.walls) if interval is None else (interval, interval)
+        if where is None:
+            raise InputError(message("interval", "where w may lie", "none", "give interval=(a, b)"))
+        trial = Trial.of(self, where, target, temperature, walls)
+        return verify(trial, trajectories=trajectories, seed=seed)
 
 
 class Parametrization(nn.Module):
