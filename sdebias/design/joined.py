@@ -12,6 +12,7 @@ from ..errors import InputError, message
 from ..symmetry import GeneralLinear, Product, Rescaling, Symmetry
 from .base import DesignNoise
 from .structure import GroupSparse, Structure
+from .unit_law import Unit
 
 
 class Joined(Structure):
@@ -94,6 +95,11 @@ class Joined(Structure):
         """Return the sum of the blocks' penalties, shape (...)."""
         pieces = self._split(coefficients)
         return torch.stack([self.blocks[name].penalty(piece) for name, piece in pieces.items()]).sum(0)
+
+    def unit(self) -> Unit:
+        """Raise InputError: every block has a unit of its own."""
+        remedy = f"verify design.blocks[name] for name in {', '.join(self.blocks)}"
+        raise InputError(message("verify", "a design with one kind of unit", f"{len(self.blocks)} blocks", remedy))
 
     def spec(self) -> dict[str, Any]:
         """Return the declaration as plain data, with that of each block."""

@@ -16,6 +16,7 @@ from ..symmetry import GeneralLinear, Product, Symmetry
 from .base import LAWS, DesignNoise, Parametrization
 from .operators import Identity
 from .structure import Structure, StructureParametrization, charged_magnitudes
+from .unit_law import Unit
 
 
 class LowRank(Structure):
@@ -120,6 +121,10 @@ class LowRank(Structure):
             measure="predictor",
         )
         return -value.reshape(coefficients.shape[:-1])
+
+    def unit(self) -> Unit:
+        """Return a matrix of rank 1."""
+        return Unit(LowRank(*self.sides, rank=1, depth=self.depth, noise=self.noise), self.sides)
 
     def parametrization(self) -> Parametrization:
         """Return the map to tensors (..., row, column) for `torch.nn.utils.parametrize.register_parametrization`."""

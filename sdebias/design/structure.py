@@ -11,23 +11,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import DataError, InputError, check_choice, check_count, message
+from ..errors import InputError, check_choice, check_count, check_positive, message
 from ..problems import CumulativeSumRegression, DeepDiagonalRegression, HadamardRegression
+from ..problems.base import as_data
 from ..problems.linear import LinearRegression
 from ..symmetry import Rescaling, Symmetry
 from .base import LAWS, Design, DesignNoise, Parametrization
 from .operators import Differences, Identity, Operator, as_operator
+from .unit_law import Unit, verify_unit
+from .verification import Certificate
 
 # Newton's method from above on a convex function; from its start it needs fewer than ten.
 NEWTON_STEPS = 40
-# Stiffness κ of the gauge in units of 1/T: charges then spread by ΔC ≈ T, small against the T of the loss.
-RELATIVE_STIFFNESS = 1.0
+# Charges spread by √(T/κ): a fifth of what w does under a loss of second derivative 1.
+STIFFNESS = 20.0
 
 
 class Structure(Design):
     """w = A⁻¹ m(θ): a multilinear map m of factors θ, invariant under a group, and an invertible operator A.
 
-    A subclass states the factors of c = A w, the map and its inverse at given charges, the group, and two volumes.
+    A subclass states the factors of c = A w, the map and its inverse, the group, the penalty, and its smallest part.
 
     Parameters
     ----------
@@ -53,7 +56,7 @@ class Structure(Design):
     def __init__(self, size: int, *, operator: Any, scale: float, noise: DesignNoise) -> None:
         self.size = check_count("size", size)
         self.operator: Operator = as_operator(operator, size)
-        if not 0 <= scale < math.inf:
+        if not (isinstance(scale, int | float) and 0 <= scale < math.inf):
             raise InputError(message("scale", "a finite number >= 0", repr(scale), "0 is balanced"))
         self.scale = float(scale)
         check_choice("noise", noise, list(LAWS))
@@ -77,6 +80,10 @@ class Structure(Design):
     @abstractmethod
     def coefficient_penalty(self, coefficients: Tensor) -> Tensor:
         """Return ψ of coefficients c, shape (...), up to a constant."""
+
+    @abstractmethod
+    def unit(self) -> Unit:
+        """Return one product of the factors alone, for `verify`."""
 
     # -- what follows ----------------------------------------------------------------------------------------------
 
@@ -129,7 +136,28 @@ class Structure(Design):
 
     def gauge_stiffness(self, temperature: float) -> float | None:
         """Return κ of the potential that holds the charges at temperature T, or None for horizontal noise."""
-        return None if self.noise == "horizontal" else RELATIVE_STIFFNESS / temperature
+        check_positive("temperature", temperature)
+        return None if self.noise == "horizontal" else STIFFNESS
+
+    def verify(  # type: ignore[override]  # the window of the comparison is that of units
+        self, *, trajectories: int = 4096, seed: int = 0, target: float = 1.0, temperature: float = 0.1
+    ) -> Certificate:
+        """Simulate one unit with loss ½‖w − t x₀‖² and hold the law of ‖w‖ against the designed one and e^{−L/T} dw.
+
+        A unit is a coefficient, a group, or a rank-1 matrix of these sides. On ½ t to 2 t; see `verify_unit`.
+
+        Parameters
+        ----------
+        trajectories, seed : int
+        target, temperature : float
+            t and T.
+
+        Raises
+        ------
+        InputError
+            If a value is out of range, or the design is joined of several.
+        """
+        return verify_unit(self.unit(), trajectories=trajectories, seed=seed, target=target, temperature=temperature)
 
     def spec(self) -> dict[str, Any]:
         """Return the declaration as plain data."""
@@ -242,6 +270,10 @@ class Sparse(Structure):
         halves = 1 if self.noise == "horizontal" else 2
         return halves * (self.depth - 1) / self.depth * coefficients.abs().log().sum(-1)
 
+    def unit(self) -> Unit:
+        """Return one coefficient."""
+        return Unit(Sparse(1, depth=self.depth, noise=self.noise), (1, 1))
+
     def problem(self, X: Any, y: Any, **options: Any) -> LinearRegression:
         """Return linear regression with these weights; see `Design.problem`.
 
@@ -250,9 +282,8 @@ class Sparse(Structure):
         """
         if "initial" not in options and "initial_std" not in options:
             options["initial"] = self.start(self.factor_shapes())
-        width = getattr(X, "shape", (self.size,))[-1]
-        if width != self.size:
-            raise DataError(message("X", f"{self.size} features", width, "design it for the length of w"))
+        X = as_data("X", X, 2)
+        self.shapes(tuple(X.shape[-1:]))
         if isinstance(self.operator, Identity):
             if self.depth == 2:
                 return HadamardRegression(X, y, **options)
@@ -272,7 +303,7 @@ class GroupSparse(Structure):
     Parameters
     ----------
     groups, width : int
-        Number of groups and of entries of each; coefficients are ordered by groups. Others: `join`.
+        Number of groups and of entries of each; coefficients are ordered by groups. See `grouped` for others.
     operator, scale
         See `Structure`. Factors are s (group,) and v (group, width).
     """
@@ -309,3 +340,7 @@ class GroupSparse(Structure):
     def coefficient_penalty(self, coefficients: Tensor) -> Tensor:
         """Return (k + 1)/2 Σ_g log ‖c_g‖: |∇C_g|² = 2 ‖c_g‖, and J Jᵀ = s² I + v vᵀ with s² = ‖v‖² = ‖c_g‖."""
         return 0.5 * (self.width + 1) * self._norms(coefficients)[1].log().sum(-1)
+
+    def unit(self) -> Unit:
+        """Return one group."""
+        return Unit(GroupSparse(1, self.width), (self.width, 1))

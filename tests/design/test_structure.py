@@ -27,6 +27,7 @@ from sdebias.design import (
 )
 from sdebias.design.base import LAWS
 from sdebias.design.structure import charged_magnitudes
+from sdebias.design.unit_law import Unit
 from sdebias.errors import DataError, InputError
 from sdebias.prediction.stationary import log_stationary_density
 from sdebias.symmetry import check_invariance
@@ -245,7 +246,7 @@ class TestProblems:
 
     def test_dynamics_hold_the_charges(self) -> None:
         design = GroupSparse(1, 2, scale=0.0)
-        assert design.dynamics(temperature=0.1, learning_rate=0.1).gauge_stiffness == pytest.approx(10.0)
+        assert design.dynamics(temperature=0.1, learning_rate=0.1).gauge_stiffness == 20.0
         assert Sparse(2, noise="horizontal").dynamics(temperature=0.1, learning_rate=0.1).gauge_stiffness is None
 
 
@@ -312,6 +313,62 @@ class TestParametrization:
     def test_other_shapes_are_refused(self, weight: Tensor) -> None:
         with pytest.raises(InputError, match=r"a tensor of shape \(\.\.\., 3, 4\)"):
             LowRank(3, 4).parametrization().right_inverse(weight)
+
+
+class Overstated(GroupSparse):
+    """A group whose penalty is said to be 10 % larger than it is."""
+
+    def coefficient_penalty(self, coefficients: Tensor) -> Tensor:
+        return 1.1 * super().coefficient_penalty(coefficients)
+
+    def unit(self) -> Unit:
+        return Unit(Overstated(1, self.width), (self.width, 1))
+
+
+class TestCertificate:
+    """Laws at fixed seeds: a true one is rejected with probability 0.001."""
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        "design",
+        [GroupSparse(4, 3), Sparse(4, depth=3), Sparse(4, noise="horizontal"), LowRank(2, 3)],
+        ids=["group", "depth 3", "horizontal", "low rank"],
+    )
+    def test_the_law_of_a_unit_is_the_designed_one(self, design: Structure) -> None:
+        certificate = design.verify(trajectories=2048)
+        assert certificate.holds, certificate
+        assert certificate.designed.attrs["verdict"] == "consistent", certificate
+
+    @pytest.mark.slow
+    def test_a_penalty_that_is_ten_per_cent_off_is_rejected(self) -> None:
+        certificate = Overstated(1, 3).verify(trajectories=4096)
+        assert certificate.designed.attrs["verdict"] == "rejected", certificate
+
+    def test_reference_densities(self) -> None:
+        # Directions drawn at random instead of integrated: errors of three standard deviations pass, 0.3 % each.
+        size = np.array([0.5, 1.0, 1.7])
+        for design, sides in ((GroupSparse(1, 3), (3, 1)), (LowRank(2, 3, rank=1), (2, 3))):
+            unit = Unit(design, sides)
+            left, right = (nn.functional.normalize(normal(100_000, n, seed=n), dim=-1) for n in sides)
+            points = (left.unsqueeze(-1) * right.unsqueeze(-2)).flatten(-2) if sides[1] > 1 else left
+            center = unit.weight(torch.tensor(0.8, dtype=torch.float64))
+            loss = 0.5 * (torch.from_numpy(size)[:, None, None] * points - center).square().sum(-1)
+            masses = (-loss / 0.5).exp()
+            mean, error = masses.mean(-1).numpy(), masses.std(-1).numpy() / 100_000**0.5
+            expected = unit.density(0.8, 0.5, False)(size) / size ** (sum(sides) - 2)
+            np.testing.assert_array_less(np.abs(mean - expected), 3 * error)
+
+    def test_a_coefficient_has_either_sign(self) -> None:
+        size = np.array([0.5, 1.0, 1.7])
+        density = Unit(Sparse(1), (1, 1)).density(0.8, 0.5, False)(size)
+        expected = sum(np.exp(-((sign * size - 0.8) ** 2)) for sign in (1, -1)) / 2
+        np.testing.assert_allclose(density, expected)
+
+    def test_blocks_are_verified_one_by_one(self) -> None:
+        with pytest.raises(InputError, match=r"design.blocks\[name\] for name in curve, groups"):
+            joined().verify()
+        with pytest.raises(InputError, match="target"):
+            Sparse(1).verify(target=0.0)
 
 
 class TestRefusals:
