@@ -61,14 +61,14 @@ class GraphDifferences(MatrixOperator):
                 remedy = f'{reason}; use cycles="chain", a depth-first chain of at most twice the total variation'
                 raise InputError(message("edges", want, f"{len(pairs)} edges", remedy))
             pairs = _depth_first_chain(adjacency, label)
-        self_edges, count = [(int(i), int(j)) for i, j in pairs], len(pairs)
+        count = len(pairs)
         matrix = np.zeros((nodes, nodes))
         matrix[np.arange(count), pairs[:, 0]] = -1
         matrix[np.arange(count), pairs[:, 1]] = 1
         members = label == np.arange(components)[:, None]
         matrix[count:] = members / np.sqrt(members.sum(1, keepdims=True))
         super().__init__(matrix)
-        self.edges = self_edges
+        self.edges = [(int(i), int(j)) for i, j in pairs]
 
 
 def _checked_edges(edges: Sequence[tuple[int, int]], nodes: int) -> np.ndarray:

@@ -139,25 +139,40 @@ class Structure(Design):
         check_positive("temperature", temperature)
         return None if self.noise == "horizontal" else STIFFNESS
 
-    def verify(  # type: ignore[override]  # the window of the comparison is that of units
-        self, *, trajectories: int = 4096, seed: int = 0, target: float = 1.0, temperature: float = 0.1
+    def verify(
+        self,
+        *,
+        trajectories: int = 4096,
+        seed: int = 0,
+        target: float = 1.0,
+        temperature: float = 0.1,
+        interval: tuple[float, float] | None = None,
     ) -> Certificate:
         """Simulate one unit with loss ½‖w − t x₀‖² and hold the law of ‖w‖ against the designed one and e^{−L/T} dw.
 
-        A unit is a coefficient, a group, or a rank-1 matrix of these sides. On ½ t to 2 t; see `verify_unit`.
+        A unit is a coefficient, a group, or a matrix of rank 1. See `verify_unit`.
 
         Parameters
         ----------
         trajectories, seed : int
         target, temperature : float
             t and T.
+        interval : tuple of float, optional
+            Of ‖w‖, given which laws are compared; by default ½ t to 2 t.
 
         Raises
         ------
         InputError
             If a value is out of range, or the design is joined of several.
         """
-        return verify_unit(self.unit(), trajectories=trajectories, seed=seed, target=target, temperature=temperature)
+        return verify_unit(
+            self.unit(),
+            trajectories=trajectories,
+            seed=seed,
+            target=target,
+            temperature=temperature,
+            interval=interval,
+        )
 
     def spec(self) -> dict[str, Any]:
         """Return the declaration as plain data."""

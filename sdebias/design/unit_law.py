@@ -55,16 +55,18 @@ class Unit:
     def density(self, target: float, temperature: float, penalised: bool) -> Callable[[np.ndarray], np.ndarray]:
         """Return the density of ρ, not normalised: ρ^{n+m−2} e^{−(ρ²+t²)/2T − ψ} ⟨e^{ρ t x·x₀/T}⟩, ψ left out if asked.
 
-        The mean over one sphere is ₀F₁(n/2; z²/4) at z = ρ t v/T; that over v, the coordinate of the other, is a
-        Gauss–Gegenbauer sum.
+        The mean over one sphere is Γ(ν + 1) (2/z)^ν I_ν(z) with ν = n/2 − 1 at z = ρ t |v|/T; that over v, a coordinate
+        on the other, is a Gauss–Gegenbauer sum.
         """
         n, m = self.sides
+        order = n / 2 - 1
         v, share = (np.array([1.0]), np.array([1.0])) if m == 1 else _latitudes(m)
 
         def density(size: np.ndarray) -> np.ndarray:
-            z = size[..., None] * target * v / temperature
-            angular = scipy.special.hyp0f1(n / 2, z**2 / 4) @ share
-            logs = (n + m - 2) * np.log(size) - (size**2 + target**2) / (2 * temperature) + np.log(angular)
+            z = np.abs(size[..., None] * target * v / temperature)
+            sphere = z + np.log(scipy.special.ive(order, z)) - order * np.log(z / 2) + scipy.special.gammaln(n / 2)
+            logs = scipy.special.logsumexp(sphere, axis=-1, b=share)
+            logs = logs + (n + m - 2) * np.log(size) - (size**2 + target**2) / (2 * temperature)
             if penalised:
                 logs = logs - self.design.penalty(self.weight(torch.from_numpy(np.asarray(size)))).numpy()
             return np.exp(logs)
@@ -78,7 +80,15 @@ def _latitudes(m: int) -> tuple[np.ndarray, np.ndarray]:
     return v, weights / weights.sum()
 
 
-def verify_unit(unit: Unit, *, trajectories: int, seed: int, target: float, temperature: float) -> Certificate:
+def verify_unit(
+    unit: Unit,
+    *,
+    trajectories: int,
+    seed: int,
+    target: float,
+    temperature: float,
+    interval: tuple[float, float] | None = None,
+) -> Certificate:
     """Simulate a unit from balanced factors of its target, and compare the law of ρ with and without penalty.
 
     Parameters
@@ -87,11 +97,13 @@ def verify_unit(unit: Unit, *, trajectories: int, seed: int, target: float, temp
     trajectories, seed : int
     target, temperature : float
         t and T, both positive.
+    interval : tuple of float, optional
+        Of ρ, by default ½ t to 2 t.
 
     Returns
     -------
     Certificate
-        On the window ½ t to 2 t, given that ρ lies there.
+        Of the laws of ρ, given that it lies in the interval.
 
     Raises
     ------
@@ -121,9 +133,9 @@ def verify_unit(unit: Unit, *, trajectories: int, seed: int, target: float, temp
         block_size=min(trajectories, 4096),
     )
     samples = (ensemble["predictor_value"].isel(step=slice(burn, None)) ** 2).sum("predictor") ** 0.5
-    interval = (WINDOW[0] * target, WINDOW[1] * target)
+    window = interval or (WINDOW[0] * target, WINDOW[1] * target)
     designed, unpenalised = (
-        compare_law(samples, unit.density(target, temperature, penalised), interval=interval, name=name)
+        compare_law(samples, unit.density(target, temperature, penalised), interval=window, name=name)
         for name, penalised in (("designed", True), ("without penalty", False))
     )
     settings = {
