@@ -234,13 +234,13 @@ def draw(recoveries: Mapping[str, Recovery]) -> Figure:
         "spectral": ("Fourier coefficient", "A w", Fourier(64).analysis),
         "group": ("entry", "signal w", lambda w: w),
         "low rank": (
-            "rank of the value",
+            "index",
             "singular value",
             lambda w: torch.linalg.svdvals(w.unflatten(-1, (SIDE, SIDE))),
         ),
     }
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9.0, 7.2), layout="constrained")
+        figure = Figure(figsize=(8.4, 6.8), layout="constrained")
         for axes, (name, recovery) in zip(figure.subplots(2, 2).flat, recoveries.items(), strict=True):
             across, up, view = views[name]
             entries = np.arange(len(view(recovery.signal[0])))
@@ -262,7 +262,7 @@ def main() -> None:
     print(table(recoveries))
     path = ROOT / "docs" / "figures" / "design_recovery.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    draw(recoveries).savefig(path)
+    draw(recoveries).savefig(path, dpi=200)
     print(path.relative_to(ROOT))
 
 
