@@ -1,6 +1,7 @@
 """Simulate SGD as an SDE on parameter space and compare its orbit drift with what geometry predicts."""
 
 from . import accessor as _accessor  # noqa: F401  (registers Dataset.sdebias)
+from . import design as design
 from . import prediction as prediction
 from . import problems as problems
 from . import symmetry as symmetry

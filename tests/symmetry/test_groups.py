@@ -11,7 +11,7 @@ import torch
 from symmetry_laws import INPUTS, TARGETS, Named, SymmetryLaws
 from torch import Tensor
 
-from sdebias.errors import SymmetryError
+from sdebias.errors import InputError, SymmetryError
 from sdebias.layout import ParameterLayout
 from sdebias.symmetry import (
     FromFields,
@@ -50,6 +50,12 @@ def matrix_invariants(*factors: Tensor) -> Tensor:
     return (rows @ rows.mT).flatten(-2)
 
 
+class Pair:
+    """A problem of two numbers p and q, as far as a symmetry sees it."""
+
+    layout = ParameterLayout({"p": (), "q": ()})
+
+
 class TestRescaling(SymmetryLaws):
     symmetry = Rescaling("p", "q")
     shapes = {"p": (3,), "q": (3,), "other": (2,)}
@@ -60,6 +66,25 @@ class TestRescaling(SymmetryLaws):
 
     def degenerate(self, theta: Tensor, layout: ParameterLayout) -> tuple[Tensor, int]:
         return without(theta, layout, p=[0, 1], q=[0]), 2
+
+
+class TestRescalingAtALevel(TestRescaling):
+    symmetry = Rescaling("p", "q", level=0.4)
+
+    def test_rank_drop(self, bound: Symmetry) -> None:
+        theta, rank = self.degenerate(self.points(bound, 9), bound.layout)
+        assert bound.rank(theta) == rank
+        with pytest.raises(InputError, match="expected an orbit with a balanced point, got a charge 0.4 off"):
+            bound.balance(theta)
+
+    def test_balance_is_the_point_of_the_hyperbola(self) -> None:
+        bound = self.symmetry.bind(Pair())
+        p, q = bound.balance(torch.tensor([0.3, 2.0], dtype=torch.float64))
+        torch.testing.assert_close(0.5 * (p.square() - q.square()), torch.tensor(0.4, dtype=torch.float64))
+        torch.testing.assert_close(p * q, torch.tensor(0.6, dtype=torch.float64))
+        assert repr(self.symmetry) == "Rescaling('p', 'q', level=0.4)"
+        with pytest.raises(SymmetryError, match="level: expected a finite number"):
+            Rescaling("p", "q", level=float("nan"))
 
 
 class TestDeepRescaling(SymmetryLaws):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -205,6 +205,9 @@ class Rescaling(ScaleGroup):
     *parameters : str or sequence of str
         The slots. ``"p"`` makes each entry of p a unit; ``"W:0"`` makes each row of W a unit, ``"W:1"`` each column; a
         sequence joins several parameters to one slot, as a unit's weights and its bias.
+    level : float
+        Charge of the slice, on which gauge potential, `balance` and stationary laws hold the points; 0 where all
+        factors of a unit have the same norm.
 
     Examples
     --------
@@ -219,6 +222,23 @@ class Rescaling(ScaleGroup):
     """
 
     default_axis = "entries"
+
+    def __init__(self, *parameters: str | Sequence[str], level: float = 0.0) -> None:
+        super().__init__(*parameters)
+        if not math.isfinite(level):
+            raise SymmetryError(message("level", "a finite number", level, "set it so"))
+        self.level = float(level)
+
+    def __repr__(self) -> str:
+        return super().__repr__() if not self.level else f"{super().__repr__()[:-1]}, level={self.level:g})"
+
+    def spec(self) -> dict[str, Any]:
+        """Return the declaration as plain data."""
+        return {**super().spec(), **({"level": self.level} if self.level else {})}
+
+    def gauge_level(self, like: Tensor) -> Tensor:
+        """Return the level of every charge, shape (charge,)."""
+        return like.new_full((self.dim,), self.level)
 
     @classmethod
     def relu(cls, incoming: str, outgoing: str, bias: str | None = None) -> Self:
@@ -260,8 +280,11 @@ class Rescaling(ScaleGroup):
         """Return the point of the orbit where all factors of a unit have the same norm, in closed form.
 
         ‖row_ij‖ → (Π_l ‖row_lj‖)^{1/D}; for w = p∘q it is (sign(p) √|w|, sign(q) √|w|). If a factor is zero the orbit
-        has no balanced point; the result is then the limit, 0, that the orbit comes arbitrarily close to.
+        has no balanced point; the result is then the limit, 0, that the orbit comes arbitrarily close to. At a level
+        other than 0, the point with these charges, see `Gauge.balance`.
         """
+        if self.level:
+            return super().balance(theta, tolerance)
         norms = self._norms(self.check_point(theta))
         some_zero = (norms == 0).any(-2, keepdim=True)
         norms = torch.where(some_zero, 1.0, norms)
