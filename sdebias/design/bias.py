@@ -49,7 +49,7 @@ class Bias:
 def bound_part(part: Part, layout: ParameterLayout) -> DiscoveredSymmetry:
     """Return the fields of a part as a symmetry of its own."""
     symmetry = DiscoveredSymmetry(part.fields, layout, orbit_dimension=len(part.fields))
-    return symmetry.bind(SimpleNamespace(layout=layout))
+    return symmetry.bind(SimpleNamespace(layout=layout), validate=False)
 
 
 def bias_of(part: Part, layout: ParameterLayout, theta: Tensor) -> Bias:
@@ -68,8 +68,12 @@ def bias_of(part: Part, layout: ParameterLayout, theta: Tensor) -> Bias:
         return _product(part, symmetry, theta, volume)
     if part.kind == "rotation":
         return _rotation(symmetry, theta, volume)
-    balanced = _balanced(symmetry, theta)
     charge = "½ θᵀAθ" if symmetry.charge_labels else "none: the fields are no gradients"
+    if len(symmetry.charge_labels) + len(symmetry.compact_basis(theta)) < symmetry.dim:
+        return Bias(
+            charge, volume, "no law in these coordinates: some fields are neither gradients nor isometries", math.nan
+        )
+    balanced = _balanced(symmetry, theta)
     if balanced is None:
         return Bias(charge, volume, "no balanced point on this orbit", math.nan)
     value = float(symmetry.log_orbit_volume(balanced, "noncompact") - symmetry.log_orbit_volume(balanced, "compact"))

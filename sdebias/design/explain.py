@@ -121,7 +121,7 @@ def explain(
         rows.append(_sample_row(fields, problem, point))
         members.append(set(touched_names(fields, problem.layout)))
     if unresolved := problem.layout.size - excitation.probe - general.orbit_dimension:
-        hidden = hidden_directions(probes, general, seed + 2)
+        hidden = hidden_directions(view, general, excitation)
         rows.append(_unresolved_row(unresolved, hidden))
         members.append({name for joined in hidden for name in view.joined[joined]})
     return Explanation(

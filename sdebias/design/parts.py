@@ -181,11 +181,14 @@ def _named(piece: Tensor) -> Part:
 
 
 def _orthonormal(piece: Tensor, r: int) -> Tensor:
-    """Return a basis of gl(r) that is orthonormal in tr(aᵀb), symmetric A before others.
+    """Return a basis of gl(r) that is orthonormal in tr(aᵀb), symmetric A before antisymmetric; others as they are.
 
     On n copies of the representation and of its dual ‖A‖² = n tr(aᵀa), and n r entries are moved.
     """
-    symmetric = (piece[:, :-1, :-1] - piece[:, :-1, :-1].mT).flatten(1).abs().amax(1) < TOLERANCE
+    linear = piece[:, :-1, :-1]
+    symmetric, antisymmetric = ((linear - s * linear.mT).flatten(1).abs().amax(1) < TOLERANCE for s in (1, -1))
+    if not bool((symmetric | antisymmetric).all()):
+        return piece
     copies = int(touched_entries(piece).sum()) / r
     ordered = [piece[symmetric], piece[~symmetric]]
     return torch.cat([_frobenius(group) for group in ordered if len(group)]) * copies**0.5

@@ -62,56 +62,55 @@ class Excitation:
         Number of directions that the given and the fresh samples see: the largest over random points.
     broken : Tensor or None, shape=(dim,)
         Which fields change a loss of a fresh sample; None where gradients of these are not finite.
+    theta : Tensor, shape=(parameter,)
+        The point at which gradients see most.
+    rows : Tensor, shape=(sample, parameter)
+        Normalised gradients there: of fresh samples, or of the given ones where these are not finite.
     """
 
     sample: int
     probe: int
     broken: Tensor | None
+    theta: Tensor
+    rows: Tensor
 
 
 def measure(view: SearchView, probes: SearchView, found: DiscoveredSymmetry, seed: int) -> Excitation:
     """Measure which directions given and fresh samples see, and whether the fields hold on the latter."""
     theta = torch.randn(POINTS, view.layout.size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    sample = int(gradient_ranks(view, theta).max())
-    gradients = probes.per_sample_gradient(theta)
-    if not bool(torch.isfinite(gradients).all()):
-        return Excitation(sample, sample, None)
-    rows = torch.nn.functional.normalize(gradients, dim=-1)
-    fields = torch.nn.functional.normalize(found.fundamental_vector_fields(theta), dim=-1)
-    sizes = (rows @ fields.mT).square().mean((0, 1)).sqrt()
-    return Excitation(sample, int(gradient_ranks(probes, theta).max()), sizes > BROKEN)
+    given, fresh = _normalised_gradients(view, theta), _normalised_gradients(probes, theta)
+    broken = None
+    if bool(torch.isfinite(fresh).all()):
+        fields = torch.nn.functional.normalize(found.fundamental_vector_fields(theta), dim=-1)
+        broken = (fresh @ fields.mT).square().mean((0, 1)).sqrt() > BROKEN
+    else:
+        fresh = given
+    seen, best = torch.linalg.matrix_rank(fresh, rtol=RANK_TOLERANCE).max(0)
+    sample = int(torch.linalg.matrix_rank(given, rtol=RANK_TOLERANCE).max())
+    return Excitation(sample, int(seen), broken, theta[best], fresh[best])
 
 
-def gradient_ranks(view: SearchView, theta: Tensor) -> Tensor:
-    """Return the rank of the per-sample gradients at each point, shape (point,)."""
-    rows = torch.nn.functional.normalize(view.per_sample_gradient(theta), dim=-1)
-    return torch.linalg.matrix_rank(rows, rtol=RANK_TOLERANCE)
+def _normalised_gradients(view: SearchView, theta: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(view.per_sample_gradient(theta.to(view.device)).cpu(), dim=-1)
 
 
-def hidden_directions(view: SearchView, found: DiscoveredSymmetry, seed: int) -> dict[str, int]:
-    """Return how many directions within one tensor no gradient sees and no field explains, by tensor.
-
-    Measured at one generic point, that at which gradients see most.
-    """
-    theta = torch.randn(POINTS, view.layout.size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    theta = theta[gradient_ranks(view, theta).argmax()]
-    rows = torch.nn.functional.normalize(view.per_sample_gradient(theta[None])[0], dim=-1)
-    fields = found.fundamental_vector_fields(theta)
+def hidden_directions(view: SearchView, found: DiscoveredSymmetry, excitation: Excitation) -> dict[str, int]:
+    """Return how many directions within one tensor no gradient sees and no field explains, by tensor of the view."""
+    fields = found.fundamental_vector_fields(excitation.theta)
     hidden = {}
     for name, place in view.layout.slices.items():
-        width = place.stop - place.start
-        unseen = width - int(torch.linalg.matrix_rank(rows[:, place], rtol=RANK_TOLERANCE))
+        unseen = place.stop - place.start - _rank(excitation.rows[:, place])
         outside = torch.ones(view.layout.size, dtype=torch.bool)
         outside[place] = False
-        # Combinations of fields that move this tensor only: dim of the span, less that of its part elsewhere.
-        inside = int(_rank(fields)) - int(_rank(fields[:, outside]))
+        # Combinations of fields that move this tensor only: dimension of the span, less that of its part elsewhere.
+        inside = _rank(fields) - _rank(fields[:, outside])
         if unseen > inside:
             hidden[name] = unseen - inside
     return hidden
 
 
-def _rank(rows: Tensor) -> Tensor:
-    return torch.linalg.matrix_rank(rows, rtol=RANK_TOLERANCE) if rows.numel() else torch.zeros((), dtype=torch.int64)
+def _rank(rows: Tensor) -> int:
+    return int(torch.linalg.matrix_rank(rows, rtol=RANK_TOLERANCE)) if rows.numel() else 0
 
 
 def outside_span(fields: Tensor, others: Tensor) -> Tensor:

@@ -333,6 +333,23 @@ def test_no_closed_form_is_named_where_it_does_not_hold() -> None:
     assert row["isotropic_value"] == pytest.approx(0.5 * math.log(square + 2 * square / 4), rel=1e-6)
 
 
+def test_in_mixed_coordinates_there_are_numbers_but_no_names() -> None:
+    mixing = draw(3, 3, seed=4)
+
+    def product(w: Tensor, x: Tensor) -> Tensor:
+        z = mixing @ w
+        return x[:, :1] * z[0] * z[1] + x[:, 1:] * z[2]
+
+    found = explain(Function(3, product), draw(30, 2))
+    row = found.table.iloc[0]
+    assert (row["symmetry"], row["dimension"], len(found.table)) == ("one-parameter group", 1, 1)
+    assert "no law in these coordinates" in row["isotropic_penalty"]
+    z, back = mixing @ draw(3, seed=3), torch.linalg.inv(mixing)
+    field = back @ torch.diag(torch.tensor([1.0, -1.0, 0.0], dtype=F64)) @ z
+    size = torch.linalg.matrix_norm(back @ torch.diag(torch.tensor([1.0, -1.0, 0.0], dtype=F64)) @ mixing, ord=2)
+    assert row["log_orbit_volume"] == pytest.approx(float((field.norm() / size).log()), rel=1e-6)
+
+
 def test_sums_of_two_singular_values_are_recognised() -> None:
     sigma = torch.tensor([2.5, 1.25, 0.5, 0.5], dtype=F64)
     sums = (sigma[:, None] + sigma).flatten()
