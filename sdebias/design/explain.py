@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..errors import InputError, check_finite, message
 from ..problems.base import Problem
 from ..symmetry import DiscoveredSymmetry, discover
+from ..symmetry.discovery import DENSE_LIMIT
 from ..symmetry.gauge import matrix_traces
 from .bias import bias_of, bound_part, where
 from .parts import Part, by_tensors, take_apart, touched_names
@@ -91,14 +92,14 @@ def explain(
     view = SearchView(problem)
     count = max(PROBES, PROBES_PER_PARAMETER * problem.layout.size)
     probes = SearchView(fresh_samples(problem, count, seed + 1))
-    given = discover(view, ansatz=ansatz, seed=seed)
+    given = _discover(view, ansatz, seed)
     excitation = measure(view, probes, given, seed + 2)
     general = given
     if excitation.broken is None:
         _warn("fresh samples around the given ones have gradients that are not finite: what holds on all data is open")
         probes = view
     elif bool(excitation.broken.any()):
-        general = discover(probes, ansatz=ansatz, seed=seed)
+        general = _discover(probes, ansatz, seed)
         more = f"{given.orbit_dimension} directions unchanged, fresh samples {general.orbit_dimension}"
         _warn(f"the {view.n_samples} given samples leave {more}: give more samples, or inputs in more directions")
 
@@ -140,6 +141,16 @@ def explain(
 
 def _warn(text: str) -> None:
     warnings.warn(f"explain: {text}", SampleWarning, stacklevel=3)
+
+
+def _discover(view: SearchView, ansatz: Literal["auto", "dense", "structured"], seed: int) -> DiscoveredSymmetry:
+    """Return the affine fields of the search that moves more: with stacks of matrices as one tensor each, or apart."""
+    found = discover(view, ansatz=ansatz, seed=seed)
+    dense = ansatz == "dense" or (ansatz == "auto" and view.layout.size <= DENSE_LIMIT)
+    if dense or all(len(shape) < 3 for shape in view.layout.shapes.values()):
+        return found
+    apart = discover(SearchView(view.problem, split=True), ansatz=ansatz, seed=seed)
+    return apart if apart.orbit_dimension > found.orbit_dimension else found
 
 
 def _as_problem(

@@ -21,19 +21,22 @@ class SearchView:
     Parameters
     ----------
     problem : Problem
+    split : bool
+        Whether tensors of three axes or more, such as one matrix for each head, are taken as a tensor for each entry of
+        the first axis, each with matrices of its own; entries keep their order.
     """
 
     replicates: int | None = None
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem, self.dtype, self.device = problem, problem.dtype, problem.device
+    def __init__(self, problem: Problem, *, split: bool = False) -> None:
+        self.problem, self.split, self.dtype, self.device = problem, split, problem.dtype, problem.device
         self.n_samples = problem.n_samples * (problem.replicates or 1)
-        self.layout, self.places, self.joined = joined_layout(problem.layout)
+        self.layout, self.places, self.joined = joined_layout(problem.layout, split)
         self.places = self.places.to(problem.device)
 
     def to(self, *, dtype: torch.dtype) -> Self:
         """Return the view of the problem in another dtype."""
-        return self if dtype == self.dtype else type(self)(self.problem.to(dtype=dtype))
+        return self if dtype == self.dtype else type(self)(self.problem.to(dtype=dtype), split=self.split)
 
     def declared(self, theta: Tensor) -> Tensor:
         """Return a point of the view in the order of the problem, shape (..., parameter)."""
@@ -63,8 +66,14 @@ def pooled_gradient(problem: Problem, theta: Tensor) -> Tensor:
     return problem.per_sample_gradient(theta[None]).movedim(0, 1).flatten(1, 2)
 
 
-def joined_layout(layout: ParameterLayout) -> tuple[ParameterLayout, Tensor, dict[str, list[str]]]:
+def joined_layout(layout: ParameterLayout, split: bool) -> tuple[ParameterLayout, Tensor, dict[str, list[str]]]:
     """Return the layout in which ``….weight`` of two axes and ``….bias`` are one tensor, and where its entries were.
+
+    Parameters
+    ----------
+    layout : ParameterLayout
+    split : bool
+        Whether tensors of more axes are one tensor for each entry of the first.
 
     Returns
     -------
@@ -84,8 +93,10 @@ def joined_layout(layout: ParameterLayout) -> tuple[ParameterLayout, Tensor, dic
         if name in pairs:
             bias = torch.arange(layout.size)[layout.slices[pairs[name]]]
             at = torch.cat([at, bias[:, None]], dim=1)
-        shapes[name], names[name] = tuple(at.shape), [name, *([pairs[name]] if name in pairs else [])]
-        places.append(at.flatten())
+        stack = split and at.ndim > 2
+        for key, part in {f"{name}[{i}]": part for i, part in enumerate(at)}.items() if stack else ((name, at),):
+            shapes[key], names[key] = tuple(part.shape), [name, *([pairs[name]] if name in pairs else [])]
+            places.append(part.flatten())
     return ParameterLayout(shapes), torch.cat(places), names
 
 

@@ -312,6 +312,25 @@ class Function(nn.Module):
         return self.function(self.w, x)
 
 
+class Heads(nn.Module):
+    """Scores x·Q_h K_hᵀ x of heads h, whose matrices are stacked in one tensor each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries, self.keys = nn.Parameter(torch.randn(2, 3, 2)), nn.Parameter(torch.randn(2, 3, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("ni,hik,hjk,nj->nh", x, self.queries, self.keys, x**2)
+
+
+@pytest.mark.parametrize("ansatz", ["dense", "structured"])
+def test_stacked_heads_have_a_group_each(ansatz: Any) -> None:
+    assert rows(explain(module(Heads), draw(40, 3), ansatz=ansatz)) == [
+        ("gl(2)", "queries[0,:,:], keys[0,:,:]", 4),
+        ("gl(2)", "queries[1,:,:], keys[1,:,:]", 4),
+    ]
+
+
 def test_rotations_and_ignored_parameters() -> None:
     found = explain(Function(6, lambda w, x: x * w[:4].square().sum()), draw(30, 1))
     assert rows(found) == [("translation in 2 directions", "w[4:6]", 2), ("so(4)", "w[0:4]", 3)]
