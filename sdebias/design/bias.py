@@ -17,6 +17,8 @@ from .parts import Part, touched_entries
 
 # Relative deviation from a closed form that passes for agreement.
 AGREEMENT = 1e-6
+# Ratio of Gram eigenvalues below which the iteration has run off to a point that the orbit does not contain.
+COLLAPSED = 1e-10
 QUOTIENT = "none against the volume of the quotient"
 
 
@@ -122,11 +124,13 @@ def _rotation(symmetry: DiscoveredSymmetry, theta: Tensor, volume: float) -> Bia
 
 
 def _balanced(symmetry: DiscoveredSymmetry, theta: Tensor) -> Tensor | None:
-    """Return the balanced point of the orbit, or None where there is none."""
+    """Return the balanced point of the orbit, or None where there is none but a limit that is no part of it."""
     try:
-        return symmetry.balance(theta)
+        balanced = symmetry.balance(theta)
     except InputError:
         return None
+    before, after = (float(symmetry.gram_eigenvalues(point).max()) for point in (theta, balanced))
+    return balanced if after > COLLAPSED * before else None
 
 
 def kronecker_sum(eigenvalues: Tensor) -> Tensor | None:

@@ -167,6 +167,12 @@ def _named(piece: Tensor) -> Part:
     if len(piece) == 1:
         if lie_algebra.compact_dim(piece):
             return Part("rotation", "so(2)", piece)
+        linear = piece[0, :-1, :-1]
+        if (
+            float((linear - linear.mT).abs().max()) < TOLERANCE
+            and float((linear @ linear - linear).abs().max()) < TOLERANCE
+        ):
+            return Part("scaling", "scaling of a subspace", piece)
         return Part("algebra", "one-parameter group", piece)
     try:
         name = lie_algebra.algebra_name(piece)

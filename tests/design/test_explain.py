@@ -16,6 +16,7 @@ from sdebias.design.bias import kronecker_sum
 from sdebias.design.explain import SampleWarning, explain
 from sdebias.design.report import Explanation
 from sdebias.errors import InputError
+from sdebias.prediction import log_stationary_density
 from sdebias.problems import (
     DeepDiagonalRegression,
     HadamardRegression,
@@ -251,6 +252,29 @@ def test_factorisations_have_the_singular_values_of_the_product() -> None:
     torch.testing.assert_close(found.symmetry.log_orbit_volume(declared.balance(theta)), whole + _units(found, theta))
 
 
+@pytest.mark.parametrize(
+    "problem",
+    [
+        HadamardRegression(draw(20, 3), draw(20, seed=1)),
+        DeepDiagonalRegression(draw(20, 2), draw(20, seed=1), depth=3),
+        ShallowReLU(draw(40, 3), draw(40, seed=1), units=4),
+        MatrixFactorization(draw(5, 4), rank=2),
+    ],
+    ids=lambda problem: problem.model,
+)
+def test_penalties_are_those_of_the_stationary_law(problem: Problem) -> None:
+    declared = problem.symmetry()
+    assert declared is not None
+    points = declared.bind(problem).balance(draw(2, problem.layout.size, seed=5))
+    values = [explain(problem, theta=theta).table["isotropic_value"][0] for theta in points]
+    temperature = 0.3
+    density = log_stationary_density(
+        problem, declared.bind(problem), points, noise="soft_gauge", temperature=temperature, measure="slice"
+    )
+    penalty = -(density + problem.loss(points) / temperature)
+    assert values[1] - values[0] == pytest.approx(float(penalty[1] - penalty[0]), rel=1e-9)
+
+
 def _units(found: Explanation, theta: Tensor) -> Tensor:
     """Return the constant by which the sparse basis of the discovered fields measures volumes differently."""
     return found.symmetry.log_orbit_volume(theta) - found.table["log_orbit_volume"][0]
@@ -274,6 +298,30 @@ def test_what_follows_a_layer_norm_is_counted_by_hand() -> None:
 def test_without_its_affine_part_a_layer_norm_leaves_translations() -> None:
     net = module(lambda: nn.Sequential(nn.LayerNorm(4, elementwise_affine=False), nn.Linear(4, 2)))
     assert rows(explain(net, draw(40, 4))) == [("translation in 2 directions", "1.weight", 2)]
+
+
+def test_weights_before_a_layer_norm_scale_and_rotate() -> None:
+    # W forgets 1 uᵀ and, with it set apart, its scale; rotations that keep 1 go through to the next layer.
+    norm = nn.LayerNorm(4, elementwise_affine=False, eps=0.0)
+    net = module(lambda: nn.Sequential(nn.Linear(3, 4, bias=False), norm, nn.Linear(4, 2)))
+    found = explain(net, draw(40, 3))
+    assert rows(found) == [
+        ("translation in 3 directions", "0.weight", 3),
+        ("translation in 2 directions", "2.weight", 2),
+        ("scaling of a subspace", "0.weight", 1),
+        ("so(3)", "0.weight, 2.weight", 3),
+    ]
+    weight = net[0].weight.detach()  # type: ignore[index]
+    assert found.table["log_orbit_volume"][2] == pytest.approx(float((weight - weight.mean(0)).norm().log()), rel=1e-9)
+    assert found.table["isotropic_value"][2] == 0
+
+
+def test_orbits_without_a_balanced_point_have_no_value() -> None:
+    # p q² and no balance of (c² p, q/c) with p = 0: the iteration runs off to 0.
+    net = Function(2, lambda w, x: x * w[0] * w[1].square())
+    found = explain(net, draw(30, 1), theta=torch.tensor([0.0, 1.0], dtype=F64))
+    assert math.isnan(found.table["isotropic_value"][0])
+    assert "no balanced point" in found.table["isotropic_penalty"][0]
 
 
 def test_consecutive_layers() -> None:
