@@ -106,9 +106,9 @@ def _product(part: Part, symmetry: DiscoveredSymmetry, theta: Tensor, volume: fl
         value += 0.5 * math.log(depth) + (depth - 1) / depth * product
     depth = max(depths)
     share = f"{depth - 1}/{depth}" if len(depths) == 1 else "(D-1)/D"
-    what = "|w_j|, w_j = " + "·".join(f"a{k}_j" for k in range(1, depth + 1)) if single else "Π_k ‖a_kj‖"
+    what = "|z_j|, z_j = " + "·".join(f"a{k}_j" for k in range(1, depth + 1)) if single else "Π_k ‖a_kj‖"
     favours = "sparsity" if single else "sparsity over units j (as the log of their path norm)"
-    horizontal = f"{QUOTIENT}; against dw {share} T Σ_j log|w_j|" if single else QUOTIENT
+    horizontal = f"{QUOTIENT}; against dz {share} T Σ_j log|z_j|" if single else QUOTIENT
     charge = "½(‖a1_j‖² − ‖a2_j‖²)" if depth == 2 else "½(‖a_k‖² − ‖a_l‖²) for each unit"
     return Bias(charge, volume, f"{share} T Σ_j log {what}: {favours}", value, horizontal)
 

@@ -147,7 +147,7 @@ MODELS: list[list[tuple[str, str, int]]] = [
     [("gl(2)", "W_Q, W_K", 4)],
     [("translation in 3 directions", "W", 3), ("translation in 1 direction", "b", 1)],
 ]
-PENALTIES = ["1/2 T Σ_j log |w_j|", "2/3 T Σ_j log |w_j|", "1/2 T Σ_j log |w_j|", "none at fixed norm", "path norm"]
+PENALTIES = ["1/2 T Σ_j log |z_j|", "2/3 T Σ_j log |z_j|", "1/2 T Σ_j log |z_j|", "none at fixed norm", "path norm"]
 PENALTIES += ["path norm", "T/2 Σ_i log 2σ_i: low rank", "T/2 Σ_i log 2σ_i: low rank", "none: the volume is constant"]
 
 
@@ -226,7 +226,7 @@ def test_deep_diagonal_networks_have_the_closed_form(depth: int) -> None:
     assert row["isotropic_value"] == pytest.approx(closed, rel=1e-12)
     assert closed == pytest.approx(float(declared.log_orbit_volume(declared.balance(theta))), rel=1e-9)
     assert row["log_orbit_volume"] == pytest.approx(float(declared.log_orbit_volume(theta)), rel=1e-9)
-    assert f"{depth - 1}/{depth} T Σ_j log |w_j|" in row["isotropic_penalty"]
+    assert f"{depth - 1}/{depth} T Σ_j log |z_j|" in row["isotropic_penalty"]
 
 
 def test_relu_units_have_the_path_norm() -> None:
