@@ -1,11 +1,16 @@
-"""Inverse design: from a wanted bias to the parameterisation that has it."""
+"""Inverse design: from a wanted bias to the parameterisation that has it, and from a module to the bias it has."""
 
 from .base import Design as Design
 from .base import Parametrization as Parametrization
+from .explain import SampleWarning as SampleWarning
+from .explain import explain as explain
 from .graph import GraphDifferences as GraphDifferences
 from .joined import Joined as Joined
 from .joined import grouped as grouped
 from .lowrank import LowRank as LowRank
+from .objectives import OrbitDrift as OrbitDrift
+from .objectives import PenaltyExponent as PenaltyExponent
+from .objectives import StationaryMean as StationaryMean
 from .operators import Cosine as Cosine
 from .operators import Differences as Differences
 from .operators import Fourier as Fourier
@@ -14,10 +19,13 @@ from .operators import Haar as Haar
 from .operators import Kronecker as Kronecker
 from .operators import MatrixOperator as MatrixOperator
 from .operators import Operator as Operator
+from .optimize import Optimum as Optimum
+from .optimize import optimize as optimize
 from .penalties import PENALTIES as PENALTIES
 from .penalty import PenaltyDesign as PenaltyDesign
 from .penalty import penalty as penalty
 from .regression import DesignedRegression as DesignedRegression
+from .report import Explanation as Explanation
 from .structure import GroupSparse as GroupSparse
 from .structure import Sparse as Sparse
 from .structure import Structure as Structure

@@ -132,12 +132,11 @@ class MatrixFactorization(Problem):
         errors = self._scatter(weights * self._residual(theta))
         return torch.cat([(errors @ right).flatten(-2), (errors.mT @ left).flatten(-2)], dim=-1)
 
-    @torch.no_grad()
     def batch_gradient(self, theta: Tensor, indices: Tensor) -> Tensor:
         """Return (1/B) Σ_b ∇ℓ_{i_b}: when the batch is a small part of the data, only its rows of U and V are read."""
         if indices.shape[-1] > GATHER_SHARE * self.n_samples or self._samples_per_point:
             return super().batch_gradient(theta, indices)
-        batch = self._take(indices)
+        theta, batch = theta.detach(), self._take(indices)
         rank = self.layout.shape("U")[1]
         places = [batch[name].unsqueeze(-1).expand(*indices.shape, rank) for name in ("row", "column")]
         factors = [factor.expand(*indices.shape[:-1], *factor.shape[-2:]) for factor in self._factors(theta)]
