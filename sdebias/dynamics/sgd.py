@@ -26,7 +26,8 @@ class SGD(Dynamics):
     learning_rate, batch_size, weight_decay, gauge_stiffness
         See `Dynamics`.
     replacement : bool
-        Whether the B indices of a batch are i.i.d. uniform, or B different samples, independently in each update.
+        Whether the B indices of a batch are i.i.d. uniform, or B different samples, independently in each update. With
+        B = n different samples an update is gradient descent, the control without noise.
     epochs : bool
         Without replacement only: a batch is the next B samples of a random order of all n, drawn anew after ⌊n/B⌋
         updates, as data loaders do (what is left of the order is dropped). Each batch alone has the law of B different
@@ -72,6 +73,11 @@ class SGD(Dynamics):
             raise InputError(message("batch_size", want, self.batch_size, "lower it or set replacement = true"))
         return super().bind(problem, symmetry)
 
+    @property
+    def full_batch(self) -> bool:
+        """Whether a batch is the whole data: gradient descent, without noise."""
+        return not self.replacement and self.batch_size == self.bound_problem.n_samples
+
     def window(self, chunk: int) -> int:
         """Return the number of updates for which batches are drawn at once: an epoch, or a chunk."""
         return self.bound_problem.n_samples // self.batch_size if self.epochs else chunk
@@ -79,6 +85,8 @@ class SGD(Dynamics):
     def draw(self, steps: int, lead: tuple[int, ...], generator: torch.Generator) -> Draws:
         """Draw the batches of `steps` updates: indices of shape (step, *lead, B), or the samples of a stream."""
         problem, size = self.bound_problem, (steps, *lead, self.batch_size)
+        if self.full_batch:
+            return {}
         if problem.stream is not None:
             return dict(problem.stream.draw(size, generator))
         n, device = problem.n_samples, generator.device
@@ -94,7 +102,9 @@ class SGD(Dynamics):
     def advance(self, theta: Tensor, draws: Draws, step: int, rate: Rate) -> Tensor:
         """Return θ after one update; see `Dynamics.advance`."""
         problem = self.bound_problem
-        if problem.stream is None:
+        if self.full_batch:
+            gradient = problem.gradient(theta)
+        elif problem.stream is None:
             gradient = problem.batch_gradient(theta, draws["index"][step])
         else:
             gradient = problem.at({name: samples[step] for name, samples in draws.items()}).gradient(theta)

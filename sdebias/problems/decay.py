@@ -80,10 +80,9 @@ class WeightDecay(Problem):
         decay = self.weight_decay * weights.sum(-1, keepdim=True) * theta
         return self.problem.weighted_gradient(theta, weights) + decay
 
-    @torch.no_grad()
     def batch_gradient(self, theta: Tensor, indices: Tensor) -> Tensor:
         """Return (1/B) Σ_b ∇ℓ_{i_b} + γ θ."""
-        return self.problem.batch_gradient(theta, indices) + self.weight_decay * theta
+        return self.problem.batch_gradient(theta, indices) + self.weight_decay * theta.detach()
 
     def hessian_vector_product(self, theta: Tensor, vector: Tensor) -> Tensor:
         """Return ∇²L v + γ v, shape (..., parameter)."""

@@ -93,3 +93,11 @@ class TestEpochs:
     def test_they_are_without_replacement(self) -> None:
         with pytest.raises(InputError, match="epochs: expected replacement = false"):
             sb.SGD(learning_rate=0.1, epochs=True)
+
+
+def test_the_whole_batch_is_gradient_descent(problem: sb.problems.HadamardRegression) -> None:
+    bound = sb.SGD(learning_rate=0.05, batch_size=12, replacement=False).bind(problem)
+    theta = problem.draw_initial(3, torch.Generator())
+    assert bound.draw(4, (3,), torch.Generator()) == {}
+    expected = theta - 0.05 * problem.per_sample_gradient(theta).mean(-2)
+    torch.testing.assert_close(bound.integrate(theta, [0, 1], torch.Generator())[-1], expected)
