@@ -1,0 +1,154 @@
+"""W6: time per trajectory-step and peak memory as steps, trajectories and parameters grow, through `simulate`.
+
+Each point has a process of its own on one core: the first call gives the peak of its memory, the next ones the time.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import torch
+import xarray as xr
+from matplotlib.figure import Figure
+
+import sdebias as sb
+
+from . import machine, processes
+from .report import markdown, significant
+from .workloads import WORKLOADS
+
+FIGURE = Path(__file__).parent / "growth.png"
+AXES = {"steps": "steps", "trajectories": "trajectories", "parameters": "parameters d"}
+CASES = {"W1": "W1: isotropic noise", "W2": "W2: minibatch noise", "SGD": "SGD, B = 1, on the problem of W2"}
+ENOUGH = 2.0  # seconds of timed calls, at most three of them
+
+Point = tuple[str, int, int, int]  # case, trajectories, steps, parameters
+
+
+def points() -> dict[str, list[Point]]:
+    """Return the points of each sweep; the other sizes are such that a point takes seconds."""
+    steps = [10**k for k in (2, 3, 4, 5)]
+    many = [10**k for k in (2, 3, 4, 5, 6)]
+    wide = [4**k for k in range(1, 7)]
+    return {
+        "steps": [
+            *(("W1", 1_000, count, 2) for count in steps),
+            *((case, 64, count, 64) for case in ("W2", "SGD") for count in steps),
+        ],
+        "trajectories": [
+            *(("W1", count, 100, 2) for count in many),
+            *((case, count, 10, 64) for case in ("W2", "SGD") for count in many),
+        ],
+        "parameters": [(case, 1_000, max(20, 4_000 // size), size) for case in ("W2", "SGD") for size in wide],
+    }
+
+
+def problem(case: str, parameters: int) -> tuple[sb.Problem, sb.SGD | sb.SGDSDE]:
+    """Return problem and dynamics of a case; Hadamard regression has as many features as the parameters need."""
+    if case == "W1":
+        workload = WORKLOADS["W1"]()
+        return workload.problem(), workload.dynamics()
+    rng = np.random.default_rng(0)
+    features = parameters // 2
+    X = torch.tensor(rng.standard_normal((64, features)) / math.sqrt(features), dtype=torch.float32)
+    y = torch.tensor(rng.standard_normal(64), dtype=torch.float32)
+    regression = sb.problems.HadamardRegression(X, y, initial={"p": 0.7, "q": 0.4})
+    if case == "SGD":
+        return regression, sb.SGD(learning_rate=5e-3)
+    return regression, sb.SGDSDE(learning_rate=5e-3, substeps=1)
+
+
+def measure_point(case: str, trajectories: int, steps: int, parameters: int) -> dict[str, Any]:
+    """Return the numbers of one point: seconds, those of the first call, peak and result in MiB."""
+    model, dynamics = problem(case, parameters)
+
+    def call(**sizes: Any) -> xr.Dataset:
+        return sb.simulate(model, dynamics, **sizes, save=["loss"], progress=False)
+
+    call(trajectories=2, steps=2, save_every=2, block_size=2)
+    run = {"trajectories": trajectories, "steps": steps, "save_every": steps}
+    before = machine.settle()
+    start = time.perf_counter()
+    ensemble = call(**run)
+    first = time.perf_counter() - start
+    peak, result = machine.resident("VmHWM") - before, ensemble.nbytes / machine.MIB
+    del ensemble
+    times: list[float] = []
+    while len(times) < 3 and sum(times) < ENOUGH:
+        start = time.perf_counter()
+        call(**run)
+        times.append(time.perf_counter() - start)
+    return {
+        **{"case": case, "trajectories": trajectories, "steps": steps, "parameters": parameters},
+        **{"seconds": statistics.median(times), "first": first, "peak": peak, "result": result},
+    }
+
+
+def measure(key: str, allowed: list[int]) -> dict[str, Any]:
+    """Return all points of all sweeps, and draw the figure."""
+    sweeps: dict[str, list[dict[str, Any]]] = {}
+    for axis, cases in points().items():
+        sweeps[axis] = []
+        for case in cases:
+            with processes.worker(allowed, 1) as process:
+                sweeps[axis].append(process.submit(measure_point, *case).result())
+    return {"sweeps": sweeps}
+
+
+def nanoseconds(point: dict[str, Any]) -> float:
+    """Return the time per trajectory-step in ns."""
+    return 1e9 * point["seconds"] / (point["trajectories"] * point["steps"])
+
+
+def draw(sweeps: dict[str, list[dict[str, Any]]]) -> None:
+    """Draw time per trajectory-step and peak memory over each size."""
+    with mpl.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3}):
+        figure = Figure(figsize=(10, 5.6), layout="constrained")
+        panels = figure.subplots(2, len(sweeps), sharex="col", sharey="row")
+        for column, (axis, found) in enumerate(sweeps.items()):
+            for number, (case, label) in enumerate(CASES.items()):
+                line = [point for point in found if point["case"] == case]
+                sizes = [point[axis] for point in line]
+                style = {"marker": "os^"[number], "color": f"C{number}", "label": label}
+                panels[0, column].loglog(sizes, [nanoseconds(point) for point in line], **style)
+                panels[1, column].semilogx(sizes, [point["peak"] for point in line], **style)
+            panels[1, column].set_yscale("symlog", linthresh=1, linscale=0.5)
+            panels[1, column].set_xlabel(AXES[axis])
+        panels[0, 0].set_ylabel("time per trajectory-step / ns")
+        panels[1, 0].set_ylabel("peak memory of the call / MiB")
+        figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(CASES))
+        figure.savefig(FIGURE, dpi=150)
+
+
+def render(key: str, data: dict[str, Any]) -> str:
+    """Return the section with figure and numbers."""
+    draw(data["sweeps"])
+    lines = [
+        f"## {key}: growth with steps, trajectories and parameters",
+        "",
+        f"![Time per trajectory-step and peak memory]({FIGURE.name})",
+        "",
+        "sdebias through `simulate`, each point in a process of its own, saving the loss at the start and at the end. "
+        "The peak is above that of a process that has run two trajectories for two steps in a block of two, and holds "
+        "the result.",
+    ]
+    head = ["", "trajectories", "steps", "parameters", "ns / trajectory-step", "first call", "peak", "of it the result"]
+    for axis, found in data["sweeps"].items():
+        rows = [
+            [
+                point["case"],
+                *(f"{point[name]:,}" for name in ("trajectories", "steps", "parameters")),
+                significant(nanoseconds(point), 3),
+                f"{significant(point['first'], 2)} s",
+                *(f"{significant(point[name], 2)} MiB" for name in ("peak", "result")),
+            ]
+            for point in found
+        ]
+        lines += ["", f"Growing {axis}:", "", markdown(head, rows)]
+    return "\n".join(lines)

@@ -1,0 +1,77 @@
+"""Runs in processes of their own: peak memory of a call, and calls with another number of threads."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+from . import machine, torch_peers
+from .workloads import WORKLOADS
+
+Call = Callable[[], Any]
+
+
+def worker(allowed: Sequence[int], threads: int) -> ProcessPoolExecutor:
+    """Return one fresh process with its own cores and threads."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, context, machine.pin, (list(allowed), threads))
+
+
+@functools.cache
+def prepared(kind: str, key: str, trajectories: int, steps: int, options: tuple[tuple[str, Any], ...]) -> Call:
+    """Return a contender's call, kept in this process; `kind` is "torchsde" or "sdebias"."""
+    workload = WORKLOADS[key](steps=steps)
+    if kind == "torchsde":
+        return torch_peers.solve(workload, trajectories, sequential=False)
+    block = {name: value for name, value in options if name == "block_size"}
+    return torch_peers.sdebias(workload, trajectories, block, **{k: v for k, v in options if k not in block})
+
+
+def seconds(*case: Any) -> float:
+    """Return the time of one call in this process."""
+    call = prepared(*case)
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def peak(kind: str, key: str, trajectories: int, steps: int, options: tuple[tuple[str, Any], ...] = ()) -> float:
+    """Return the peak memory of one call in MiB, above a process that has run it for two trajectories.
+
+    Those two are one block of sdebias, so that its buffers count.
+    """
+    small = (("block_size", 2),) if kind == "sdebias" else ()
+    prepared(kind, key, 2, steps, (*options, *small))()
+    call = prepared(kind, key, trajectories, steps, options)
+    before = machine.settle()
+    call()
+    return machine.resident("VmHWM") - before
+
+
+def peaks(cases: Mapping[str, tuple[Any, ...]], allowed: Sequence[int]) -> dict[str, float]:
+    """Return the peak of each case, each in a process of its own on one core."""
+    result = {}
+    for name, case in cases.items():
+        with worker(allowed, 1) as process:
+            result[name] = process.submit(peak, *case).result()
+    return result
+
+
+def thread_times(cases: Mapping[str, tuple[Any, ...]], allowed: Sequence[int], rounds: int = 5) -> list[dict[str, Any]]:
+    """Return the medians of each case with one thread and with two, measured in turn."""
+    rows = []
+    for name, case in cases.items():
+        with worker(allowed, 1) as one, worker(allowed, 2) as two:
+            times: dict[int, list[float]] = {1: [], 2: []}
+            for process in (one, two):
+                process.submit(seconds, *case).result()
+            for _ in range(rounds):
+                times[1].append(one.submit(seconds, *case).result())
+                times[2].append(two.submit(seconds, *case).result())
+        rows.append({"name": name, **{str(count): statistics.median(values) for count, values in times.items()}})
+    return rows
