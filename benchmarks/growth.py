@@ -98,6 +98,7 @@ def measure(key: str, allowed: list[int]) -> dict[str, Any]:
         for case in cases:
             with processes.worker(allowed, 1) as process:
                 sweeps[axis].append(process.submit(measure_point, *case).result())
+    draw(sweeps)
     return {"sweeps": sweeps}
 
 
@@ -119,6 +120,7 @@ def draw(sweeps: dict[str, list[dict[str, Any]]]) -> None:
                 panels[0, column].loglog(sizes, [nanoseconds(point) for point in line], **style)
                 panels[1, column].semilogx(sizes, [point["peak"] for point in line], **style)
             panels[1, column].set_yscale("symlog", linthresh=1, linscale=0.5)
+            panels[1, column].set_ylim(bottom=0)
             panels[1, column].set_xlabel(AXES[axis])
         panels[0, 0].set_ylabel("time per trajectory-step / ns")
         panels[1, 0].set_ylabel("peak memory of the call / MiB")
@@ -127,8 +129,7 @@ def draw(sweeps: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def render(key: str, data: dict[str, Any]) -> str:
-    """Return the section with figure and numbers."""
-    draw(data["sweeps"])
+    """Return the section."""
     lines = [
         f"## {key}: growth with steps, trajectories and parameters",
         "",

@@ -98,9 +98,9 @@ class Model:
         jax, jnp = packages("jax", "jax.numpy")
         if isinstance(self.workload, Hadamard):
             (X, y), (p, q) = self.samples, theta.reshape(2, -1)
-            slopes = (X @ (p * q) - y)[:, None] * X
-            gradients = jnp.concatenate([slopes * q, slopes * p], 1)
-            return (self.rate / math.sqrt(self.channels)) * (gradients - gradients.mean(0)).T
+            slopes = (X @ (p * q) - y) * X.T
+            slopes = (self.rate / math.sqrt(self.channels)) * (slopes - slopes.mean(1, keepdims=True))
+            return jnp.concatenate([slopes * q[:, None], slopes * p[:, None]])
         single = jax.grad(lambda point, *sample: self.losses(point, *(part[None] for part in sample))[0])
         gradients = jax.vmap(single, (None, *(0 for _ in self.samples)))(theta, *self.samples)
         return (self.rate / math.sqrt(self.channels)) * (gradients - gradients.mean(0)).T

@@ -17,8 +17,12 @@ Call = Callable[[], Any]
 
 
 def worker(allowed: Sequence[int], threads: int) -> ProcessPoolExecutor:
-    """Return one fresh process with its own cores and threads."""
-    context = multiprocessing.get_context("spawn")
+    """Return one fresh process with its own cores and threads.
+
+    It is forked from a server that has imported everything and run nothing.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     return ProcessPoolExecutor(1, context, machine.pin, (list(allowed), threads))
 
 

@@ -129,8 +129,8 @@ def compare(
         calls[index] = call
     times: dict[int, list[float]] = {index: [] for index in calls}
     for _ in range(rounds):
+        gc.collect()
         for index, call in calls.items():
-            gc.collect()
             start = time.perf_counter()
             call()
             times[index].append(time.perf_counter() - start)

@@ -222,11 +222,12 @@ class Hadamard(Minibatch):
         p, q = theta.chunk(2)
         return 0.5 * (x @ (p * q) - y).square()
 
-    def sample_gradients(self, theta: Tensor) -> Tensor:
-        """Return r_i x_i∘(q, p) in closed form."""
+    def diffusion(self, theta: Tensor) -> Tensor:
+        """Return g in closed form, from ∇ℓ_i = r_i x_i∘(q, p)."""
         p, q = theta.chunk(2, -1)
-        slopes = ((p * q) @ self.X.mT - self.y).unsqueeze(-1) * self.X
-        return torch.cat([slopes * q.unsqueeze(1), slopes * p.unsqueeze(1)], -1)
+        slopes = ((p * q) @ self.X.mT - self.y).unsqueeze(1) * self.X.mT
+        slopes = (slopes - slopes.mean(-1, keepdim=True)) * (self.rate / math.sqrt(self.size))
+        return torch.cat([slopes * q.unsqueeze(-1), slopes * p.unsqueeze(-1)], 1)
 
     def drift(self, theta: Tensor) -> Tensor:
         """Return −η∇L in closed form."""
@@ -267,7 +268,7 @@ class Hadamard(Minibatch):
 class HadamardByAutograd(Hadamard):
     """The same, its drift and dense g as torch.func gives them."""
 
-    sample_gradients = Minibatch.sample_gradients
+    diffusion = Minibatch.diffusion
     drift = Minibatch.drift
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks import sde, sgd, torch_peers
 from benchmarks.timing import Contender, as_states, compare, largest_deviation, moments_about
-from benchmarks.workloads import WORKLOADS, Factorisation, Hadamard, HadamardByAutograd, Step, Toy, Workload
+from benchmarks.workloads import WORKLOADS, Factorisation, Hadamard, HadamardByAutograd, ReLU, Step, Toy, Workload
 
 SIZES = {"W1": (2_000, 40), "W2": (200, 10), "W4": (24, 4), "W5": (24, 4)}
 
@@ -27,7 +27,7 @@ def test_contenders_agree(key: str) -> None:
     assert all(row["rate"] > 0 for row in rows)
 
 
-@pytest.mark.parametrize("workload", [HadamardByAutograd(), Factorisation()])
+@pytest.mark.parametrize("workload", [Hadamard(), HadamardByAutograd(), Factorisation(), ReLU()])
 def test_dense_diffusion_is_that_of_the_step(workload: Workload) -> None:
     theta = torch_peers.starts(workload, 3)
     theta += 0.1 * torch.randn(theta.shape, generator=torch.Generator().manual_seed(0))
