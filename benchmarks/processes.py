@@ -27,13 +27,12 @@ def worker(allowed: Sequence[int], threads: int) -> ProcessPoolExecutor:
 
 
 @functools.cache
-def prepared(kind: str, key: str, trajectories: int, steps: int, options: tuple[tuple[str, Any], ...]) -> Call:
+def prepared(kind: str, key: str, trajectories: int, steps: int, options: tuple[tuple[str, Any], ...] = ()) -> Call:
     """Return a contender's call, kept in this process; `kind` is "torchsde" or "sdebias"."""
     workload = WORKLOADS[key](steps=steps)
     if kind == "torchsde":
         return torch_peers.solve(workload, trajectories, sequential=False)
-    block = {name: value for name, value in options if name == "block_size"}
-    return torch_peers.sdebias(workload, trajectories, block, **{k: v for k, v in options if k not in block})
+    return torch_peers.sdebias(workload, trajectories, torch_peers.compiled(), **dict(options))
 
 
 def seconds(*case: Any) -> float:
@@ -44,14 +43,10 @@ def seconds(*case: Any) -> float:
     return time.perf_counter() - start
 
 
-def peak(kind: str, key: str, trajectories: int, steps: int, options: tuple[tuple[str, Any], ...] = ()) -> float:
-    """Return the peak memory of one call in MiB, above a process that has run it for two trajectories.
-
-    Those two are one block of sdebias, so that its buffers count.
-    """
-    small = (("block_size", 2),) if kind == "sdebias" else ()
-    prepared(kind, key, 2, steps, (*options, *small))()
-    call = prepared(kind, key, trajectories, steps, options)
+def peak(*case: Any) -> float:
+    """Return the peak memory of a call in MiB, above what is resident before it, after a first call that compiles."""
+    call = prepared(*case)
+    call()
     before = machine.settle()
     call()
     return machine.resident("VmHWM") - before

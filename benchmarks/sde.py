@@ -85,8 +85,8 @@ def render(key: str, data: dict[str, Any]) -> str:
         names = [f"{name}: {value:.0f} MiB" for name, value in data["peaks"].items()]
         lines += [
             "",
-            f"Peak memory at {data['trajectories']} trajectories, each in a process of its own, above the same "
-            f"for two trajectories: {'; '.join(names)} ({plain / ours:.0f} times less).",
+            f"Peak memory at {data['trajectories']} trajectories, each in a process of its own, above what "
+            f"is resident before the call: {'; '.join(names)} ({plain / ours:.0f} times less).",
         ]
     return "\n".join(lines)
 

@@ -15,10 +15,10 @@ import sdebias as sb
 from .jax_peers import packages
 from .report import table
 from .timing import Contender, as_states, compare, moments_about
-from .torch_peers import last_states, same, starts, synchronize
+from .torch_peers import compiled, last_states, same, starts, synchronize
 from .workloads import Hadamard
 
-TRAJECTORIES, STEPS, ONE_BY_ONE = 1_000, 200, 16
+TRAJECTORIES, STEPS, ONE_BY_ONE = 1_000, 500, 16
 OPTIM, INDICES, ROWS = "torch.optim.SGD, one module", "limit: the indices alone", "limit: the indices and rows alone"
 BASELINES = {"torch.optim": OPTIM, "indices": INDICES, "rows": ROWS}
 
@@ -102,9 +102,9 @@ def scan(workload: Hadamard) -> Callable[[], Any]:
 def simulate(workload: Hadamard) -> Callable[[], xr.Dataset]:
     """Return `sdebias.simulate` with SGD."""
     problem, sgd = workload.problem(), sb.SGD(learning_rate=workload.rate, batch_size=1)
-    return lambda: sb.simulate(
-        problem, sgd, trajectories=TRAJECTORIES, steps=STEPS, save_every=STEPS, save=["theta"], progress=False
-    )
+    sizes = {"trajectories": TRAJECTORIES, "steps": STEPS, "save_every": STEPS}
+    arguments: dict[str, Any] = {**sizes, **compiled(), "save": ["theta"], "progress": False}
+    return lambda: sb.simulate(problem, sgd, **arguments)
 
 
 def draws(workload: Hadamard, rows: bool) -> Callable[[], None]:

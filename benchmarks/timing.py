@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import t
 from torch import Tensor
 
 ROUNDS = 5
@@ -68,13 +68,13 @@ def moments_about(center: np.ndarray, loss: Callable[[States], np.ndarray]) -> M
 def largest_deviation(samples: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
     """Return the largest |z| between the means of two samples of moments, and the limit that it must not pass.
 
-    The limit is the two-sided normal quantile at `FALSE_ALARM` for all moments together (Bonferroni).
+    The limit is the two-sided quantile of Student's t at `FALSE_ALARM` for all moments together (Bonferroni).
     """
     error = np.sqrt(sum(part.var(0, ddof=1) / len(part) for part in (samples, reference)))
     # Rounding alone moves a mean of float32 numbers by this much.
     floor = 1e-5 * (np.abs(reference.mean(0)) + reference.std(0))
     z = np.abs(samples.mean(0) - reference.mean(0)) / np.maximum(error, floor)
-    return float(z.max()), float(norm.isf(FALSE_ALARM / 2 / samples.shape[1]))
+    return float(z.max()), float(t.isf(FALSE_ALARM / 2 / samples.shape[1], len(samples) - 1))
 
 
 def as_states(values: Tensor | np.ndarray) -> States:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -148,6 +149,14 @@ def available_increments() -> tuple[str, ...]:
     return INCREMENTS if known else INCREMENTS[:1]
 
 
+def compiled(value: bool = True) -> dict[str, bool]:
+    """Return the argument of `simulate` that compiles the steps or not, where the installed sdebias has it.
+
+    Left out, `simulate` compiles only what runs long enough in one call to pay for it; here that time does not count.
+    """
+    return {"compile": value} if "compile" in inspect.signature(sb.simulate).parameters else {}
+
+
 def contenders(workload: Workload, by_autograd: Workload | None = None) -> list[Contender]:
     """Return the contenders in torch.
 
@@ -182,9 +191,11 @@ def contenders(workload: Workload, by_autograd: Workload | None = None) -> list[
         bound = forming if general else "passes over memory, Python calls"
         rows.append(entry(f"{PLAIN}, sequential bm", bound, solve, same, few, sequential=True))
     rows.append(entry("loop by hand, torch", REST, loop, same))
+    if compiled():
+        rows.append(entry("sdebias, gaussian, not compiled", REST, sdebias, last_states, run=compiled(False)))
     for kind in available_increments():
         options: dict[str, Any] = {} if kind == "gaussian" else {"increments": kind}
-        rows.append(entry(f"sdebias, {kind}", REST, sdebias, last_states, **options))
+        rows.append(entry(f"sdebias, {kind}", REST, sdebias, last_states, run=compiled(), **options))
     rows.append(entry(NORMALS, "random bits and their logarithms and cosines", normals_alone, None))
     if workload.products(starts(workload, 2)) is not None:
         rows.append(entry(PRODUCTS, "flops", products_alone, None))
