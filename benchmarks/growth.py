@@ -59,7 +59,9 @@ def measure_point(case: str, trajectories: int, steps: int, parameters: int) -> 
     model, dynamics = problem(case, parameters)
     sizes = {"trajectories": trajectories, "steps": steps}
     options: dict[str, Any] = {**sizes, **torch_peers.compiled(), "save_every": steps, "save": ["loss"]}
-    times, memory, result = [], [], 0.0
+    times: list[float] = []
+    memory: list[float] = []
+    result = 0.0
     while len(times) < 2 or (len(times) < 4 and sum(times[1:]) < ENOUGH):
         before = machine.settle()
         start = time.perf_counter()
