@@ -85,8 +85,8 @@ def simulate(
         would not fit.
     compile : bool, optional
         Compile the steps (`torch.compile`'s backend on the CPU, CUDA graphs on a GPU), which takes seconds once in a
-        process; by default on a GPU, and where there is work for more than about a minute. Compiled steps may differ in the last
-        bits. Where compiling fails, the reason is logged and steps are taken one by one.
+        process; by default on a GPU, and where there is work for more than about a minute. Compiled steps may differ
+        in the last bits. Where compiling fails, the reason is logged and steps are taken one by one.
     progress : bool, optional
         Show a progress bar on stderr; by default where that is a terminal.
 
