@@ -17,6 +17,7 @@ import torch
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from torch import Tensor
 
 import sdebias as sb
@@ -197,15 +198,16 @@ def draw(settings: Spectral, datasets: Datasets) -> Figure:
         end.plot(number - 0.4, published(NAME, model, "rel_l2_err"), "x", color="black", markersize=7)
     for place, label in enumerate(DYNAMICS.values()):
         end.plot([], [], color="0.4", linestyle=LINES[place], marker=MARKERS[place], markersize=5, label=label)
-    end.plot([], [], "x", color="black", markersize=7, label="published, 1 seed")
+    end.plot([], [], "x", color="black", markersize=7, label="published (full run, 1 seed)")
     for axes in (path, end):
         axes.set(yscale="log", ylim=(0.015, 2))
     path.set(xlabel="updates", ylabel="relative error of w", xscale="log")
+    path.xaxis.set_minor_formatter(NullFormatter())
     path.set_title("b  error over updates", loc="left", fontsize="medium")
     end.set_xticks(range(len(MODELS)), ["vanilla", "L1", "designed"])
     end.set_title(f"c  error after {settings.steps:,} updates", loc="left", fontsize="medium")
     above.legend(ncols=4, loc="lower right", bbox_to_anchor=(1.0, 1.12), borderaxespad=0)
-    figure.legend(*end.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.legend(*end.get_legend_handles_labels(), loc="outside lower center", ncols=4, columnspacing=1.2)
     return figure
 
 
@@ -260,7 +262,7 @@ def records(settings: Spectral, datasets: Datasets) -> list[Record]:
 
 EXPERIMENT = Experiment(
     name=NAME,
-    scales={"smoke": Spectral(seeds=8, steps=4_000, saves=40), "paper": Spectral()},
+    scales={"smoke": Spectral(seeds=8, steps=12_000, saves=60), "paper": Spectral()},
     simulate=simulate,
     draw=draw,
     caption=caption,

@@ -17,6 +17,7 @@ import torch
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from scipy.optimize import linprog
 
 import sdebias as sb
@@ -170,14 +171,15 @@ def draw(settings: TotalVariation, datasets: Datasets) -> Figure:
                 axes.plot(steps, spread(values)[1], color=colour, linestyle=LINES[place])
         axes.axhline(float(np.median(measure(least))), color=COLOURS[1], linewidth=1.4)
         axes.set(xscale="log", yscale="log", xlabel="updates")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     left.axhline(float(variation(settings.signal)), color="0.75", linewidth=3, zorder=0)
     left.set_title(f"b  {VARIATION}", loc="left", fontsize="medium")
     right.set_title(f"c  {RECONSTRUCTION}", loc="left", fontsize="medium")
     for place, label in enumerate(DYNAMICS.values()):
         right.plot([], [], color="0.4", linestyle=LINES[place], label=label)
-    right.plot([], [], "x", color="black", markersize=7, label="published, 1 seed")
+    right.plot([], [], "x", color="black", markersize=7, label="published (full run, 1 seed)")
     above.legend(ncols=4, loc="lower right", bbox_to_anchor=(1.0, 1.12), borderaxespad=0, columnspacing=1.2)
-    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4, columnspacing=1.2)
     return figure
 
 
