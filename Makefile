@@ -26,16 +26,17 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY) ## the numbers of benchmarks/RESULTS.md
-	$(BIN)/python -m benchmarks.geometry
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.replicates
-	$(BIN)/python -m benchmarks.replicates
+bench: $(READY) ## the numbers of benchmarks/RESULTS.md, against peers that it installs
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
+	$(BIN)/python -m benchmarks
 
 docs-figures: run ## the figures of the documentation
 	$(BIN)/sdebias plot results/diabetes/sgd.nc results/diabetes/sde.nc --out docs/figures/diabetes.png --overwrite
 	$(BIN)/python -m experiments.ito_convergence
 	$(BIN)/python -m experiments.three_laws
 	$(BIN)/python -m experiments.rotation_law
+	$(BIN)/python -m experiments.design_penalties
+	$(BIN)/python -m experiments.design_recovery
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
