@@ -141,22 +141,15 @@ def nile(seeds: int) -> Splits:
     for seed in range(seeds):
         order = np.random.default_rng(seed).permutation(len(years))
         parts = dict(zip(YEARS, np.split(order, np.cumsum(list(YEARS.values()))[:-1]), strict=True))
-        train = np.sort(parts["train"])
+        train = parts["train"] = np.sort(parts["train"])
         y = (flow - flow[train].mean()) / flow[train].std()
-        basis = np.eye(len(train))
-        draws.append(
-            {
-                "train": (basis, y[train]),
-                **{
-                    part: (
-                        np.stack([np.interp(years[parts[part]], years[train], one) for one in basis], 1),
-                        y[parts[part]],
-                    )
-                    for part in ("validation", "test")
-                },
-            }
-        )
+        draws.append({part: (interpolation(years[where], years[train]), y[where]) for part, where in parts.items()})
     return stacked(draws)
+
+
+def interpolation(at: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return the matrix (point, known) that takes values at increasing known points to others, linearly."""
+    return np.stack([np.interp(at, known, one) for one in np.eye(len(known))], axis=1)
 
 
 # -- models ------------------------------------------------------------------------------------------------------------
@@ -292,7 +285,8 @@ def insert(page: str, name: str, text: str) -> str:
     ValueError
         If the page has no such marks.
     """
-    found, count = re.subn(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", rf"\g<1>\n{text}\n\g<2>", page, flags=re.DOTALL)
+    place = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+    found, count = place.subn(lambda marks: f"{marks[1]}\n{text}\n{marks[2]}", page)
     if count != 1:
         raise ValueError(f"the page has {count} places for {name!r}, not one")
     return found
