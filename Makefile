@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
+# Figures are drawn side by side, each on one thread.
+JOBS ?= 2
+FIGURES = $(patsubst experiments/%.py,experiments.%,$(sort $(wildcard experiments/fig*.py experiments/beyond_*.py)))
 
-.PHONY: run test test-all lint format bench docs-figures clean
+.PHONY: run test test-all lint format bench figures figures-smoke docs-figures clean
 
 run: $(READY) ## the main job: orbit drift of SGD and its SDE on the diabetes data
 	$(BIN)/sdebias run experiments/diabetes.toml --overwrite
@@ -29,6 +32,13 @@ format: $(READY)
 bench: $(READY) ## the numbers of benchmarks/RESULTS.md, against peers that it installs
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
 	$(BIN)/python -m benchmarks
+
+figures: $(READY) ## the figures of the paper and beyond at full size, and experiments/RESULTS.md; minutes
+	printf '%s\n' $(FIGURES) | OMP_NUM_THREADS=1 xargs -P $(JOBS) -I NAME $(BIN)/python -m NAME all --scale paper
+	$(BIN)/python -m experiments.results
+
+figures-smoke: $(READY) ## the same at a size that takes seconds each, in results/figures/smoke
+	printf '%s\n' $(FIGURES) | OMP_NUM_THREADS=1 xargs -P $(JOBS) -I NAME $(BIN)/python -m NAME all --scale smoke
 
 docs-figures: run ## the figures of the documentation
 	$(BIN)/sdebias plot results/diabetes/sgd.nc results/diabetes/sde.nc --out docs/figures/diabetes.png --overwrite
