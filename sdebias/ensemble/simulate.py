@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ..dataset import DIVERGENCE_THRESHOLD, config_attributes, make_dataset
 from ..dynamics.base import Dynamics
