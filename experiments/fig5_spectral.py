@@ -209,6 +209,12 @@ def draw(settings: Spectral, datasets: Datasets) -> Figure:
     return figure
 
 
+def noise_ratio(datasets: Datasets, model: str, dynamics: str) -> np.ndarray:
+    """Return the error at the end with noise over that without, by seed."""
+    noisy, quiet = (datasets[f"{model}_{name}"] for name in (dynamics, "gd"))
+    return relative_error(noisy, weights(noisy)[:, -1]) / relative_error(quiet, weights(quiet)[:, -1])
+
+
 def noise_temperature(settings: Spectral) -> float:
     """Return T = η s²/(2B), the temperature of gradient noise whose residuals are the label noise s.
 
@@ -219,13 +225,15 @@ def noise_temperature(settings: Spectral) -> float:
 
 def caption(settings: Spectral, datasets: Datasets) -> str:
     """Return what the figure shows."""
+    changes = [spread(noise_ratio(datasets, model, name))[1] - 1 for model in MODELS for name in ("sgd", "sde")]
     return (
         f"**Figure 5: sparse spectrum.** {settings.waves} cosines of {settings.frequencies} frequencies from "
         f"{settings.samples} noisy samples. (a) Weights found by gradient descent, the run of the paper. (b) Relative "
         "ℓ₂ error of the weights over updates: solid gradient descent with its band, dashed SGD with "
         f"{settings.batch_size} sample an update, dotted its SDE (medians). (c) The error at the end, beside the "
-        "published numbers of one seed. Gradient descent has no noise, and with noise the errors hardly change: the "
-        "bias is that of parameterisation, start and gradient flow. Theory predicts as much: noise of temperature "
+        "published numbers of one seed. Gradient descent has no noise; with noise errors change, in the median over "
+        f"seeds, by {max(map(abs, changes)):.1%} at most: the bias is that of parameterisation, start and gradient "
+        "flow. Theory predicts as much: noise of temperature "
         f"T = ηs²/2B = {noise_temperature(settings):.0e}, s the label noise, adds (T/2) Σ log 2|w| to the loss, "
         f"against a penalty of {settings.penalty / 2:g} ‖w‖₁ for the L1 model. The learning rate listed is the "
         "paper's, for a loss without our factor ½: here it is doubled, and the penalty halved."
@@ -245,8 +253,8 @@ def records(settings: Spectral, datasets: Datasets) -> list[Record]:
         share = np.mean(np.take_along_axis(run["signal"].values, top, axis=1) != 0, axis=1)
         found.append(record(f"{model}: share of the support among the largest weights", share))
         for name in ("sgd", "sde"):
-            change = relative_error(run, weights(datasets[f"{model}_{name}"])[:, -1]) / error
-            found.append(record(f"{model}: error of {name.upper()} over that without noise", change))
+            ratio = noise_ratio(datasets, model, name)
+            found.append(record(f"{model}: error of {name.upper()} over that without noise", ratio))
     return found
 
 
