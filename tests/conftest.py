@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import sdebias as sb
+from sdebias.dynamics.brownian import SequentialBrownian
 from sdebias.ensemble import engine
 
 ROOT = Path(__file__).parents[1]
@@ -22,6 +23,17 @@ def regression(features: int = 3, samples: int = 12, seed: int = 0) -> tuple[np.
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((samples, features))
     return X, X @ rng.standard_normal(features) + 0.5 * rng.standard_normal(samples)
+
+
+class GivenIncrements(SequentialBrownian):
+    """Brownian motion whose increments were drawn before, shape (step, row, channel)."""
+
+    def __init__(self, increments: torch.Tensor) -> None:
+        super().__init__((increments.shape[1], increments.shape[2]), increments.dtype, torch.Generator())
+        self.increments = iter(increments)
+
+    def __call__(self, *arguments: object, **options: object) -> torch.Tensor:
+        return next(self.increments)
 
 
 def every_model() -> list[sb.Problem]:

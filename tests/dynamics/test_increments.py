@@ -10,11 +10,11 @@ import pytest
 import scipy.stats
 import torch
 import torchsde
+from conftest import GivenIncrements
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sdebias as sb
-from sdebias.dynamics.brownian import SequentialBrownian
 from sdebias.dynamics.increments import INCREMENTS, OUTER, SIZE, draw, piece, read
 from sdebias.errors import InputError
 
@@ -84,17 +84,6 @@ def law(kind: str) -> tuple[list[float], list[float]]:
     return [-SIZE, 0.0, SIZE], [share, 1 - 2 * share, share]
 
 
-class Given(SequentialBrownian):
-    """Increments that were drawn before."""
-
-    def __init__(self, increments: torch.Tensor) -> None:
-        super().__init__((increments.shape[1], increments.shape[2]), increments.dtype, torch.Generator())
-        self.increments = iter(increments)
-
-    def __call__(self, *arguments: Any, **options: Any) -> torch.Tensor:
-        return next(self.increments)
-
-
 def weak_error(kind: str, method: str, form: Any, count: int) -> float:
     """Return the error of E cos(2θ) after one update of an Ornstein–Uhlenbeck process in `count` steps.
 
@@ -116,7 +105,7 @@ def weak_error(kind: str, method: str, form: Any, count: int) -> float:
     theta = torch.full((len(paths), 1), start, dtype=torch.float64)
     times = torch.tensor([0.0, 1.0], dtype=torch.float64)
     with torch.no_grad():
-        end = torchsde.sdeint(sde, theta, times, bm=Given(increments), method=method, dt=1 / count)[-1, :, 0]
+        end = torchsde.sdeint(sde, theta, times, bm=GivenIncrements(increments), method=method, dt=1 / count)[-1, :, 0]
     return abs(float((shares[paths].prod(-1) * (2 * end).cos()).sum()) - exact)
 
 

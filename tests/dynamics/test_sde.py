@@ -8,11 +8,11 @@ import pytest
 import scipy.stats
 import torch
 import torchsde
+from conftest import GivenIncrements
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sdebias as sb
-from sdebias.dynamics.brownian import SequentialBrownian
 from sdebias.dynamics.increments import INCREMENTS, read
 from sdebias.errors import InputError
 
@@ -135,17 +135,6 @@ class TestRefusals:
             sb.SGDSDE(learning_rate=0.1, **options)
 
 
-class Given(SequentialBrownian):
-    """Increments that were drawn before."""
-
-    def __init__(self, increments: torch.Tensor) -> None:
-        super().__init__((increments.shape[1], increments.shape[2]), increments.dtype, torch.Generator())
-        self.increments = iter(increments)
-
-    def __call__(self, *arguments: Any, **options: Any) -> torch.Tensor:
-        return next(self.increments)
-
-
 @pytest.mark.parametrize("kind", INCREMENTS)
 @pytest.mark.parametrize(
     "options",
@@ -175,7 +164,7 @@ def test_engine_equals_torchsde_on_the_same_increments(
             sde,
             theta.flatten(0, -2),
             torch.tensor([0.0, 1.0, 3.0], dtype=torch.float64),
-            bm=Given(increments.flatten(1, -2)),
+            bm=GivenIncrements(increments.flatten(1, -2)),
             method="euler",
             dt=0.25,
         )
