@@ -110,8 +110,8 @@ def caption(settings: Orbits, datasets: Datasets) -> str:
         f"{', '.join(map(str, settings.weights))}. (b) The slice u = v meets each orbit once. (c) Beyond the paper: "
         "from the same starts, gradient descent crosses the orbits until it meets that of the solution, "
         f"w = {settings.solution:g}, and stays where it arrives; SGD with one sample an update slides along it towards "
-        "the slice. Paths of seed 0. The charge ½(u² − v²), 0 on the slice, is what gradient flow keeps; how much of it "
-        "SGD keeps is predicted from the gradient noise on its path (RESULTS.md)."
+        "the slice. Paths of seed 0. The charge ½(u² − v²), 0 on the slice, is what gradient flow keeps; how much of "
+        "it SGD keeps is predicted from the gradient noise on its path (RESULTS.md)."
     )
 
 
