@@ -242,8 +242,7 @@ class SGDSDE(Dynamics):
         """Return θ after one step of the Euler–Maruyama method; see `Dynamics.advance`."""
         dynamics, dt = self, 1 / self.substeps
         if self.bound_problem.stream is not None:
-            pool = {name: drawn[step] for name, drawn in draws.items() if name != INCREMENT}
-            dynamics = dataclasses.replace(self, problem=self.bound_problem.at(pool))
+            dynamics = self.at({name: drawn[step] for name, drawn in draws.items() if name != INCREMENT})
         v = increments.read(self.increments, draws[INCREMENT], step, theta.dtype)
         v = v if dt == 1 else v * math.sqrt(dt)
         return theta + self.noise_model.euler_step(dynamics, rate, theta, v, dt)
