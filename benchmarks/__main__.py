@@ -17,6 +17,7 @@ HERE = Path(__file__).parent
 RAW, REPORT = HERE / "results.json", HERE / "RESULTS.md"
 SECTIONS = {
     "W1": "sde",
+    "W1 long": "sde",
     "W2": "sde",
     "W3": "sgd",
     "W4": "sde",

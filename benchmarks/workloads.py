@@ -157,6 +157,13 @@ class Toy(Workload):
         return super().dynamics(noise="isotropic", temperature=self.temperature, **options)
 
 
+class LongToy(Toy):
+    """The toy with ten times as many steps, for which what a call of `simulate` costs beside its steps is small."""
+
+    key = "W1 long"
+    steps = 5_000
+
+
 class Minibatch(Workload):
     """Minibatch noise of B = 1 over n samples; drift and dense g by automatic differentiation."""
 
@@ -427,5 +434,5 @@ class ReLU(Minibatch):
         return sb.Problem.from_module(self.module, torch.nn.functional.mse_loss, self.X, self.y)
 
 
-WORKLOADS: dict[str, type[Workload]] = {cls.key: cls for cls in (Toy, Hadamard, Factorisation, ReLU)}
+WORKLOADS: dict[str, type[Workload]] = {cls.key: cls for cls in (Toy, LongToy, Hadamard, Factorisation, ReLU)}
 """Those that a contender can be timed on, by the number of the benchmark."""

@@ -182,12 +182,12 @@ class Dynamics(ABC):
 
     @property
     def stepwise(self) -> bool:
-        """Whether the dynamics are a loop over `advance`, or are solved by `solve`."""
+        """Whether the dynamics are a loop over `advance`, or have a solver of their own."""
         return True
 
-    def solve(self, theta: Tensor, steps: Sequence[int], generator: torch.Generator) -> Tensor:
-        """Return θ at each of `steps` where the dynamics are not `stepwise`; see `integrate`."""
-        raise NotImplementedError
+    def solve(self, theta: Tensor, steps: Sequence[int], generator: torch.Generator) -> Tensor | None:
+        """Return θ at each of `steps` where the dynamics have a solver of their own, else None; see `integrate`."""
+        return None
 
     @property
     def interleaved(self) -> bool:

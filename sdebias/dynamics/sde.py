@@ -247,8 +247,10 @@ class SGDSDE(Dynamics):
         v = v if dt == 1 else v * math.sqrt(dt)
         return theta + self.noise_model.euler_step(dynamics, rate, theta, v, dt)
 
-    def solve(self, theta: Tensor, steps: Sequence[int], generator: torch.Generator) -> Tensor:
-        """Return θ at each of `steps`, solved by `torchsde.sdeint`; see `Dynamics.integrate`."""
+    def solve(self, theta: Tensor, steps: Sequence[int], generator: torch.Generator) -> Tensor | None:
+        """Return θ at each of `steps`, solved by `torchsde.sdeint`, or None where `stepwise`."""
+        if self.stepwise:
+            return None
         rows, method = theta.reshape(-1, theta.shape[-1]), METHODS[self.method]
         shape = (rows.shape[0], self.noise_channels)
         brownian = SequentialBrownian(shape, theta.dtype, generator, method.levy_area, self.increments)

@@ -8,6 +8,8 @@ import torch
 from benchmarks import gpu, growth, machine
 from benchmarks.workloads import Hadamard, Toy
 
+pytestmark = pytest.mark.usefixtures("plain_steps")
+
 
 def test_the_gpu_section_runs_on_a_cpu_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
