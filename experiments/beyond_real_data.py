@@ -81,6 +81,7 @@ def simulate(settings: RealData) -> Datasets:
             save_every=settings.save_every,
             seed=settings.seed,
             save=["theta", "charge_value", "loss"],
+            block_size=min(trajectories, 64),
         )
         compared = sb.compare(run, sb.predict_orbit_drift(run, many, symmetry))
         loss = run["loss"].mean("trajectory").isel(step=[0, -1]).rename(step="end").drop_vars("end", errors="ignore")
