@@ -47,6 +47,8 @@ docs-figures: run ## the figures of the documentation
 	$(BIN)/python -m experiments.rotation_law
 	$(BIN)/python -m experiments.design_penalties
 	$(BIN)/python -m experiments.design_recovery
+	$(BIN)/python -m experiments.design_regression
+	$(BIN)/python -m experiments.design_tasks
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

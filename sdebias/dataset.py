@@ -297,6 +297,7 @@ def make_dataset(
     variables: Mapping[str, Any],
     coords: Mapping[str, Any],
     attributes: Mapping[str, str | int | float],
+    data: Mapping[str, tuple[tuple[str, ...], np.ndarray]] | None = None,
 ) -> xr.Dataset:
     """Build a dataset of one kind, each variable with the dims, units and equation of the schema.
 
@@ -310,20 +311,24 @@ def make_dataset(
     coords : mapping of str to 1-D array
         Labels of the dims; ``time`` is added from ``learning_rate`` and ``step`` where both are there and it is not.
     attributes : mapping of str to str or number
+    data : mapping of str to (dims, array), optional
+        Arrays of the problem, which are not in the schema.
 
     Returns
     -------
     xr.Dataset
     """
-    data: dict[str, Any] = {}
+    arrays: dict[str, Any] = {
+        name: (dims, array, {"long_name": f"problem data {name}", "units": "1"})
+        for name, (dims, array) in (data or {}).items()
+    }
     for name, values in variables.items():
         row, array = SCHEMA[name], np.asarray(values)
         lead = ("replicate",) if array.ndim > len(row.dims) else ()
         dims = values.dims if isinstance(values, xr.DataArray) else (*lead, *row.dims)
-        data[name] = (dims, array, row.attributes)
-    dataset = xr.Dataset(
-        data, coords=dict(coords), attrs={"kind": kind, "schema_version": SCHEMA_VERSION, **provenance(), **attributes}
-    )
+        arrays[name] = (dims, array, row.attributes)
+    origin = {"kind": kind, "schema_version": SCHEMA_VERSION, **provenance()}
+    dataset = xr.Dataset(arrays, coords=dict(coords), attrs={**origin, **attributes})
     if "status" in dataset:
         flags = {"flag_values": np.array(list(STATUS.values()), np.int8), "flag_meanings": " ".join(STATUS)}
         dataset["status"].attrs.update(flags)

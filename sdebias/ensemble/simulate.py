@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ..dataset import DIVERGENCE_THRESHOLD, config_attributes, make_dataset
 from ..dynamics.base import Dynamics
@@ -236,13 +236,8 @@ def _dataset(
         "divergence_threshold": DIVERGENCE_THRESHOLD,
         **config_attributes(config),
     }
-    dataset = make_dataset("ensemble", {**arrays, **variables}, coords, attributes)
-    return dataset.assign(
-        {
-            name: (dims, tensor.cpu().numpy(), {"long_name": f"problem data {name}", "units": "1"})
-            for name, (dims, tensor) in problem.arrays().items()
-        }
-    )
+    data = {name: (dims, tensor.cpu().numpy()) for name, (dims, tensor) in problem.arrays().items()}
+    return make_dataset("ensemble", {**arrays, **variables}, coords, attributes, data)
 
 
 def save_grid(steps: int, save_every: int | None = None) -> list[int]:
