@@ -1,7 +1,8 @@
 """Beyond the paper: from a wish to a histogram.
 
-``python -m experiments.beyond_design_wish all`` takes a penalty that has no name, makes the parameterisation that has it as
-its implicit bias, and holds ensembles against the law that was wished for. Fourteen more: `experiments.design_penalties`.
+``python -m experiments.beyond_design_wish all`` takes a penalty that has no name, makes the parameterisation that has
+it as its implicit bias, and holds ensembles against the law that was wished for. Fourteen more are in
+`experiments.design_penalties`.
 """
 
 from __future__ import annotations
@@ -118,14 +119,14 @@ def caption(settings: Wish, datasets: Datasets) -> str:
     kl = spread(datasets["designed"]["kl"])[1], spread(datasets["unpenalised"]["kl"])[1]
     values = " or ".join(f"{value:g}" for value in settings.values)
     return (
-        f"**From wish to histogram.** (a) The wish: w shall be near {values}, ψ = {settings.strength:g} · distance to the "
-        "nearest, given as a plain function. (b) The map w = h(pq) that `sb.design.penalty` makes of it by one quadrature "
-        "and one monotone inverse. (c) Law of w under horizontal noise with "
+        f"**From wish to histogram.** (a) The wish: w shall be near {values}, ψ = {settings.strength:g} · distance to "
+        "the nearest, given as a plain function. (b) The map w = h(pq) that `sb.design.penalty` makes of it by one "
+        "quadrature and one monotone inverse. (c) Law of w under horizontal noise with "
         f"L = ½(w − {settings.target:g})², T = {settings.temperature:g}: the ensembles follow e^(−L/T − ψ) "
         f"(KL {kl[0]:.1e}, median over ensembles of {settings.trajectories} trajectories, less the sampling bias), not "
-        f"the law e^(−L/T) without penalty (KL {kl[1]:.2g}). The penalty acts through noise only: gradient descent with "
-        f"the same map ends at w = {ends(datasets).min():.4f} to {ends(datasets).max():.4f} from all its starts, the "
-        "minimum of L, whatever the wish."
+        f"the law e^(−L/T) without penalty (KL {kl[1]:.2g}). The penalty acts through noise only: gradient descent "
+        f"with the same map ends at w = {ends(datasets).min():.4f} to {ends(datasets).max():.4f} from all starts, "
+        "the minimum of L, whatever the wish."
     )
 
 

@@ -1,14 +1,15 @@
 """Beyond the paper: noise selects the solution.
 
-``python -m experiments.beyond_noise_selects all`` fits w = p∘q from a large start, with fewer samples than features and a
-sparse truth, in the setting of HaoChen, Wei, Lee, Ma (Shape matters, COLT 2021): every dynamics fits the data, and each
-ends at another interpolator.
+``python -m experiments.beyond_noise_selects all`` fits w = p∘q from a large start, with fewer samples than features and
+a sparse truth, in the setting of HaoChen, Wei, Lee, Ma (Shape matters, COLT 2021): every dynamics fits the data, and
+each ends at another interpolator.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.optimize
@@ -65,7 +66,7 @@ def simulate(settings: Selection) -> Datasets:
     X, truth = data(settings)
     problem = sb.problems.HadamardRegression(X, np.einsum("snf,sf->sn", X, truth), initial={"p": settings.start})
     rate, batch, steps = settings.learning_rate, settings.batch_size, settings.steps
-    common = {"learning_rate": rate, "batch_size": batch, "increments": "rademacher"}
+    common: dict[str, Any] = {"learning_rate": rate, "batch_size": batch, "increments": "rademacher"}
     isotropic = sb.noise.isotropic(settings.temperature)
     descent = sb.SGD(learning_rate=rate, batch_size=settings.samples, replacement=False)
     runs: dict[str, tuple[sb.SGD | sb.SGDSDE, int]] = {
@@ -191,7 +192,7 @@ def caption(settings: Selection, datasets: Datasets) -> str:
     return (
         f"**Noise selects the solution.** w = p∘q from the large start p = {settings.start:g}, q = 0, "
         f"{settings.samples} samples, {settings.features} features, {settings.nonzero} weights of ±1. (a) Label noise "
-        f"finds the sparse truth: median error {end:.2g} under its own fluctuation and {off:.2g} after it is turned off, "
+        f"finds the sparse truth: median error {end:.2g} under its own fluctuation, {off:.2g} after it is turned off, "
         f"where the predicted end, the interpolator of least ℓ1 norm, has {least:.0e}; the others do not. Dashed: "
         "predicted end of gradient flow under conserved charges. Batches of "
         f"{settings.batch_size} end as gradient descent does (median difference {gap:.1g}): their noise dies with the "

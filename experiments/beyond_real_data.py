@@ -1,7 +1,7 @@
 """Beyond the paper: orbit drift of a small module on real data, for symmetries that nobody declared.
 
-``python -m experiments.beyond_real_data all`` finds the symmetries of a network with a bottleneck from its gradients, trains
-it on the diabetes data, and holds the measured drift of every charge against the prediction.
+``python -m experiments.beyond_real_data all`` finds the symmetries of a network with a bottleneck from its gradients,
+trains it on the diabetes data, and holds the measured drift of every charge against the prediction.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def caption(settings: RealData, datasets: Datasets) -> str:
     losses = sgd["mean_loss"].median("replicate").values
     return (
         "**Orbit drift on real data.** A network 10–2–3–1 (linear bottleneck, ReLU) as an `nn.Module` on "
-        f"{settings.patients} patients of the diabetes data a seed; mean loss from {losses[0]:.2f} to {losses[-1]:.2f}. "
+        f"{settings.patients} patients of the diabetes data a seed; mean loss {losses[0]:.2f} to {losses[-1]:.2f}. "
         f"Found from the gradients alone, nothing declared: {sgd.attrs['symmetry']}; the smallest refused residual is "
         f"{float(sgd.attrs['gap']):.0e} times the largest accepted. (a) Drift of each charge after {settings.steps} "
         "updates of SGD, mean over trajectories with 95 % interval, against the exact prediction from the states. "
@@ -160,7 +160,7 @@ def caption(settings: RealData, datasets: Datasets) -> str:
         f"{sgd.attrs['verdict_scaled']} (false-alarm rate 0.001). (b) The largest of these drifts over training, "
         "measured (points, band) and predicted (line), and the same under gradient descent, whose drift is that of the "
         f"finite step: {100 * float(share(datasets).median()):.0f} % of SGD's in size, and not due to noise; its "
-        f"prediction differs by at most {float(abs(descent['deviation']).max()):.0e}, the error of summing between saves."
+        f"prediction is off by at most {float(abs(descent['deviation']).max()):.0e}, by summing between saves."
     )
 
 

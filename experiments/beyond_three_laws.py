@@ -1,7 +1,7 @@
 """Beyond the paper: one loss, four noises, a law for each.
 
-``python -m experiments.beyond_three_laws all`` holds ensembles of w = uv with L = ½(w − 1)² under four noises against the
-stationary law predicted for each of them, and against those of the others.
+``python -m experiments.beyond_three_laws all`` holds ensembles of w = uv with L = ½(w − 1)² under four noises against
+the stationary law predicted for each of them, and against those of the others.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -89,7 +90,7 @@ def simulate(settings: Laws) -> Datasets:
     """Run the SDE with each noise, and gradient descent; store the predicted laws beside them."""
     problem = toy(settings).replicate(settings.seeds)
     symmetry = sb.symmetry.Rescaling("p", "q")
-    common = {"learning_rate": settings.learning_rate, "substeps": settings.substeps}
+    common: dict[str, Any] = {"learning_rate": settings.learning_rate, "substeps": settings.substeps}
     isotropic = sb.noise.isotropic(settings.temperature)
     dynamics: dict[str, sb.SGD | sb.SGDSDE] = {
         "soft_gauge": sb.SGDSDE(
@@ -178,8 +179,8 @@ def caption(settings: Laws, datasets: Datasets) -> str:
     """Return what the figure shows."""
     still = samples(settings, datasets["descent"]).values
     return (
-        f"**One loss, four laws.** w = uv with L = ½(w − 1)², T = {settings.temperature:g} at the minimum for each noise. "
-        "(a) Lines: predicted stationary laws on [0.5, 2], ∝ e^{−L/T}/w (isotropic noise, charge held by a soft gauge), "
+        f"**One loss, four laws.** w = uv with L = ½(w − 1)², T = {settings.temperature:g} at the minimum. "
+        "(a) Lines: predicted stationary laws on [0.5, 2], ∝ e^{−L/T}/w (isotropic noise, charge in a soft gauge), "
         "e^{−L/T} w^{−1/2} (horizontal), w^{−3/2} e^{−(w − ln w)/2T} (label noise), and the stationary Fokker–Planck "
         "equation of minibatches, whose noise grows as w². Points: ensembles. (b) Kullback–Leibler divergence of each "
         "ensemble, all seeds together, from each law, less its sampling bias: small only on the diagonal. What is left "

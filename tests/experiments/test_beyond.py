@@ -46,7 +46,7 @@ def test_lasso_limit_is_the_sparse_truth_where_that_can_be_recovered() -> None:
 
 
 def test_balance_predicts_the_relaxation_that_the_relu_student_follows() -> None:
-    """Medians over two seeds and 16 units of seeded runs; the predicted ratio misses by 3 %, one 10 % off would fail."""
+    """Medians over two seeds and 16 units of seeded runs; a prediction 10 % off would fail."""
     settings = dataclasses.replace(beyond_noise_balance.Balance(), seeds=2, relu_steps=6_000, saves=30, pool=16)
     problem = beyond_noise_balance.relu_problem(settings, settings.relu_noise)
     dynamics = sb.SGD(learning_rate=settings.relu_rate, batch_size=settings.relu_batch)
