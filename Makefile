@@ -43,7 +43,6 @@ figures-smoke: $(READY) ## the same at a size that takes seconds each, in result
 docs-figures: run ## the figures of the documentation
 	$(BIN)/sdebias plot results/diabetes/sgd.nc results/diabetes/sde.nc --out docs/figures/diabetes.png --overwrite
 	$(BIN)/python -m experiments.ito_convergence
-	$(BIN)/python -m experiments.three_laws
 	$(BIN)/python -m experiments.rotation_law
 	$(BIN)/python -m experiments.design_penalties
 	$(BIN)/python -m experiments.design_recovery
