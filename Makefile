@@ -29,10 +29,9 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY) ## the numbers of benchmarks/RESULTS.md
-	$(BIN)/python -m benchmarks.geometry
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.replicates
-	$(BIN)/python -m benchmarks.replicates
+bench: $(READY) ## the numbers of benchmarks/RESULTS.md, against peers that it installs
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
+	$(BIN)/python -m benchmarks
 
 figures: $(READY) ## the figures of the paper and beyond at full size, and experiments/RESULTS.md; minutes
 	printf '%s\n' $(FIGURES) | OMP_NUM_THREADS=1 xargs -P $(JOBS) -I NAME $(BIN)/python -m NAME all --scale paper
@@ -46,6 +45,8 @@ docs-figures: run ## the figures of the documentation
 	$(BIN)/python -m experiments.ito_convergence
 	$(BIN)/python -m experiments.three_laws
 	$(BIN)/python -m experiments.rotation_law
+	$(BIN)/python -m experiments.design_penalties
+	$(BIN)/python -m experiments.design_recovery
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -1,1 +1,1 @@
-"""Benchmarks: each prints a table; `RESULTS.md` holds the last."""
+"""Benchmarks against peers and physical limits: ``python -m benchmarks`` writes `RESULTS.md`."""

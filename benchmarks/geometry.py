@@ -1,19 +1,16 @@
 """Cost of orbit geometry: structured groups against the dense formula, and growth in r, n and trajectories.
 
-Run with ``python benchmarks/geometry.py``; one thread, medians. The large case runs in a process of its own, whose peak
-resident memory is read before and after the call.
+One thread, medians. The large case runs in a process of its own, whose peak resident memory is that of the call.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,8 +18,10 @@ from torch import Tensor
 from sdebias.layout import ParameterLayout
 from sdebias.symmetry import GeneralLinear, Rescaling, Symmetry
 
-MIB = 2**20
-LIMIT_GIB = 2.0
+from . import machine, processes
+from .report import markdown, significant
+
+LARGE = (32, 256, 1024)
 
 
 @dataclass(frozen=True)
@@ -68,53 +67,56 @@ def draw(symmetry: Symmetry, trajectories: int) -> tuple[Tensor, Tensor]:
     return vector, theta
 
 
-def growth(title: str, cases: list[tuple[str, Symmetry, int]], dense: bool = True) -> None:
-    """Print times of the projection with the ratio to the case before, and to the dense formula."""
-    print(
-        f"\n{title}\n{'case':>28} {'structured':>12} {'growth':>8} {'dense':>12} {'growth':>8} {'dense/structured':>17}"
-    )
-    before: tuple[float, float] | None = None
-    for label, symmetry, trajectories in cases:
-        vector, theta = draw(symmetry, trajectories)
-        fast = median_time(partial(symmetry.vertical_projection, vector, theta))
-        slow = median_time(partial(dense_projection, symmetry, vector, theta)) if dense else float("nan")
-        ratios = (fast / before[0], slow / before[1]) if before else (float("nan"), float("nan"))
-        row = f"{label:>28} {1e3 * fast:9.2f} ms {ratios[0]:8.2f} {1e3 * slow:9.2f} ms {ratios[1]:8.2f}"
-        print(f"{row} {slow / fast:17.1f}")
-        before = (fast, slow)
+def cases() -> list[tuple[str, Symmetry, int, bool]]:
+    """Return (name, symmetry, trajectories, whether the dense formula fits)."""
+    few = "16 trajectories"
+    return [
+        *((f"GL(r), n = m = 16, {few}: r = {r}", factorisation(r, 16), 16, True) for r in (2, 4, 8, 16)),
+        *((f"GL(4), {few}: n = m = {n}", factorisation(4, n), 16, True) for n in (16, 32, 64, 128)),
+        *((f"GL(4), n = m = 16: {t} trajectories", factorisation(4, 16), t, True) for t in (16, 64, 256)),
+        *((f"rescaling of {n} pairs, 64 trajectories", hadamard(n), 64, True) for n in (8, 16, 32, 64)),
+        *((f"GL(r), n = m = 256, 64 trajectories: r = {r}", factorisation(r, 256), 64, False) for r in (8, 16, 32)),
+        ("GL(32), n = m = 256, 1 trajectory", factorisation(32, 256), 1, True),
+    ]
 
 
-def large_case(r: int, n: int, trajectories: int) -> tuple[float, float, float]:
-    """Return seconds, resident MiB before the call and peak MiB after it, of one projection."""
-    torch.set_num_threads(1)
+def large_case(r: int, n: int, trajectories: int) -> tuple[float, float]:
+    """Return the seconds and the peak in MiB of one projection in this process."""
     symmetry = factorisation(r, n)
     vector, theta = draw(symmetry, trajectories)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB
+    machine.settle()
     seconds = median_time(lambda: symmetry.vertical_projection(vector, theta), repeats=3)
-    return seconds, before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB
+    return seconds, machine.resident("VmHWM")
 
 
-def main() -> int:
-    """Print all tables; return 1 if the large case needs more memory than it may."""
-    torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, one CPU thread, float64, medians of 5")
-    growth("GL(r): r, n = m = 16, 16 trajectories", [(f"r={r}", factorisation(r, 16), 16) for r in (2, 4, 8, 16)])
-    growth("GL(4): n = m, 16 trajectories", [(f"n={n}", factorisation(4, n), 16) for n in (16, 32, 64, 128)])
-    growth("GL(4): trajectories, n = m = 16", [(f"trajectories={t}", factorisation(4, 16), t) for t in (16, 64, 256)])
-    growth("Rescaling: pairs, 64 trajectories", [(f"pairs={n}", hadamard(n), 64) for n in (8, 16, 32, 64)])
-    growth(
-        "GL(r), structured only: n = m = 256, 64", [(f"r={r}", factorisation(r, 256), 64) for r in (8, 16, 32)], False
+def measure(key: str, allowed: list[int]) -> dict[str, Any]:
+    """Return the times of all cases, and time and peak memory of the large one."""
+    rows: list[dict[str, Any]] = []
+    for name, symmetry, trajectories, fits in cases():
+        vector, theta = draw(symmetry, trajectories)
+        row = {"name": name, "structured": median_time(partial(symmetry.vertical_projection, vector, theta))}
+        if fits:
+            row["dense"] = median_time(partial(dense_projection, symmetry, vector, theta))
+        rows.append(row)
+    with processes.worker(allowed, 1) as process:
+        seconds, peak = process.submit(large_case, *LARGE).result()
+    return {"rows": rows, "large": {"seconds": seconds, "peak": peak}}
+
+
+def render(key: str, data: dict[str, Any]) -> str:
+    """Return the section."""
+    rows = []
+    for row in data["rows"]:
+        times = [f"{significant(1e3 * row[name], 3)} ms" if name in row else "" for name in ("structured", "dense")]
+        rows.append([row["name"], *times, significant(row["dense"] / row["structured"]) if "dense" in row else ""])
+    (r, n, trajectories), large = LARGE, data["large"]
+    fields = r**2 * 2 * n * r * trajectories * 8 / 2**30
+    peak = f"{significant(large['seconds'])} s, peak of the process {significant(large['peak'] / 1024)} GiB"
+    name = f"GL({r}), n = m = {n}, {trajectories:,} trajectories (d = {2 * n * r:,})"
+    rows.append([name, peak, f"does not fit: fields alone {fields:.0f} GiB", ""])
+    return (
+        "## Projection under structured groups\n\n"
+        "One thread, float64, medians of 5: one projection P_V v, against the dense formula X G⁺ Xᵀ v from fields and "
+        f"Gram matrix.\n\n{markdown(['case', 'structured', 'dense', 'dense / structured'], rows)}\n\n"
+        "Bound: the products with U and V, O((n + m) r²) flops a trajectory, and small eigenproblems of size r."
     )
-
-    growth("GL(32): n = m = 256, one trajectory", [("trajectories=1", factorisation(32, 256), 1)])
-
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        seconds, before, peak = pool.apply(large_case, (32, 256, 1024))
-    print("\nGL(32), n = m = 256, 1,024 trajectories, d = 16,384, in a process of its own")
-    print(f"  one projection {seconds:.2f} s; peak {peak:.0f} MiB, of which {before:.0f} MiB before the call")
-    print(f"  the dense fields alone would be {32**2 * 2 * 256 * 32 * 1024 * 8 / 2**30:.0f} GiB")
-    return int(peak / 1024 > LIMIT_GIB)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

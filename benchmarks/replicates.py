@@ -1,8 +1,4 @@
-"""How much of the cost of a step replicates share: 8 in one call against single calls.
-
-``python -m benchmarks.replicates`` times SGD with B = 1 on 8 bootstrap samples of the diabetes data, each with its own
-learning rate, 256 trajectories each, interleaved, and prints medians and their ratio.
-"""
+"""How much of the cost of a step replicates share: 8 in one call against single calls."""
 
 from __future__ import annotations
 
@@ -10,12 +6,15 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 
 import sdebias as sb
+
+from . import processes
+from .report import markdown, significant
 
 ROOT = Path(__file__).parents[1]
 REPLICATES, TRAJECTORIES, STEPS, ROUNDS = 8, 256, 2000, 9
@@ -28,8 +27,8 @@ def timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def main() -> None:
-    """Time both, and print a row of the results table."""
+def times() -> dict[str, float]:
+    """Return the medians of one call and of all replicates in one call, and the median of their ratio."""
     rng = np.random.default_rng(0)
     with xr.open_dataset(ROOT / "data" / "diabetes.nc") as data:
         n = data.sizes["sample"]
@@ -54,9 +53,34 @@ def main() -> None:
     rounds = [(timed(lambda: run(single, rates[0])), timed(lambda: run(together, rates))) for _ in range(ROUNDS)]
     one, eight = (statistics.median(times) for times in zip(*rounds, strict=True))
     ratio = statistics.median(b / a for a, b in rounds)
-    print(f"threads {torch.get_num_threads()}, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}")
-    print(f"one call {1e3 * one:.0f} ms, {REPLICATES} replicates in one call {1e3 * eight:.0f} ms, ratio {ratio:.2f}")
+    return {"one": one, "eight": eight, "ratio": ratio}
 
 
-if __name__ == "__main__":
-    main()
+def measure(key: str, allowed: list[int]) -> dict[str, Any]:
+    """Return the medians with one thread and with two."""
+    rows = []
+    for threads in range(1, min(2, len(allowed)) + 1):
+        with processes.worker(allowed, threads) as process:
+            rows.append({"threads": threads, **process.submit(times).result()})
+    return {"rows": rows}
+
+
+def render(key: str, data: dict[str, Any]) -> str:
+    """Return the section."""
+    head = ["threads", "one call", f"{REPLICATES} replicates in one call", f"ratio ({REPLICATES} separate calls: 8)"]
+    rows = [
+        [
+            str(row["threads"]),
+            *(f"{significant(1e3 * row[name], 3)} ms" for name in ("one", "eight")),
+            significant(row["ratio"], 3),
+        ]
+        for row in data["rows"]
+    ]
+    return (
+        "## Replicates share the overhead of a step\n\n"
+        "SGD with B = 1 on bootstrap samples of the diabetes data (n = 442, 10 features, float64), "
+        f"{TRAJECTORIES} trajectories each, {STEPS:,} updates, 21 saves; {REPLICATES} replicates with their own data "
+        f"and learning rates in one call against one call for one of them, in turn, medians of {ROUNDS}.\n\n"
+        f"{markdown(head, rows)}\n\n"
+        "Bound: dispatch of operators for each update, whatever the number of rows; passes over memory for the rows."
+    )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ import numpy as np
 import tyro
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 import sdebias as sb
 from sdebias.errors import SdebiasError, check_count
@@ -31,16 +33,12 @@ from sdebias.plotting import STYLE
 from sdebias.provenance import PACKAGES
 from sdebias.storage import save_dataset
 
-if not sys.flags.interactive:
-    mpl.use("agg")
-
-from matplotlib.figure import Figure
-
 ROOT = Path(__file__).parents[1]
 # A figure of this width [inch] fits one column of a page at half its size, its letters (11 pt) then at 5.5 pt.
 WIDTH = 6.8
 # Central share of the seeds that an interval holds.
 SHARE = 0.95
+TIMES = ("seconds", "cpu_seconds")
 QUANTILES = ((1 - SHARE) / 2, 0.5, (1 + SHARE) / 2)
 
 Scale = Literal["smoke", "paper"]
@@ -151,12 +149,13 @@ class Experiment(Generic[S]):
 
     def run_simulate(self, settings: S, folder: Path, command: str) -> None:
         """Simulate, and write ``folder/<name>/<dataset>.nc``."""
-        start = time.perf_counter()
+        start, spent = time.perf_counter(), _cpu_seconds()
         datasets = self.simulate(settings)
         attributes = {
             "experiment": self.name,
             "settings_json": json.dumps(dataclasses.asdict(settings)),
             "seconds": time.perf_counter() - start,
+            "cpu_seconds": _cpu_seconds() - spent,
             "command": command,
         }
         for name, dataset in datasets.items():
@@ -183,7 +182,7 @@ class Experiment(Generic[S]):
         summary = {
             "figure": self.name,
             "scale": scale,
-            "seconds": round(float(made["seconds"]), 1),
+            **{name: round(float(made[name]), 1) for name in TIMES if name in made},
             "command": made["command"],
             "settings": dataclasses.asdict(settings),
             "versions": _versions(made),
@@ -197,7 +196,7 @@ class Experiment(Generic[S]):
         return (
             f"{self.caption(settings, datasets)}\n\nLines and points are medians over {settings.seeds} seeds, bands "
             f"and bars hold the central {SHARE:.0%} of them, unless stated otherwise. Settings: {values}. "
-            f"Made with {versions} by `{made['command']}` in {float(made['seconds']):.0f} s.\n"
+            f"Made with {versions} by `{made['command']}`.\n"
         )
 
     def main(self, arguments: Sequence[str] | None = None) -> None:
@@ -234,6 +233,12 @@ class _Command:
     """Folder of the datasets; by default results/figures/SCALE."""
     out: Path | None = None
     """Folder of figure, caption and records; by default docs/figures/paper, or results/figures/smoke."""
+
+
+def _cpu_seconds() -> float:
+    """Return the processor time of this process and of the compilers that it has started."""
+    now = os.times()
+    return now.user + now.system + now.children_user + now.children_system
 
 
 def _versions(attributes: Mapping[str, Any]) -> dict[str, str]:

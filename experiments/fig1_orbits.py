@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -39,7 +40,7 @@ class Orbits(Settings):
 
 
 def simulate(settings: Orbits) -> Datasets:
-    """Run gradient descent and SGD with one sample an update from every start."""
+    """Run gradient descent and SGD with one sample an update from every start, and predict the drift of the charge."""
     rng = np.random.default_rng(settings.seed)
     X = rng.standard_normal((settings.seeds, settings.samples, 1))
     noise = rng.standard_normal((settings.seeds, settings.samples))
@@ -53,7 +54,7 @@ def simulate(settings: Orbits) -> Datasets:
         ),
         "sgd": sb.SGD(learning_rate=settings.learning_rate, batch_size=1),
     }
-    return {
+    runs = {
         name: sb.simulate(
             problem,
             one,
@@ -66,6 +67,7 @@ def simulate(settings: Orbits) -> Datasets:
         )
         for name, one in dynamics.items()
     }
+    return {**runs, "sgd_prediction": sb.predict_orbit_drift(runs["sgd"], problem, problem.symmetry())}
 
 
 def _orbits(axes: Axes, weights: Sequence[float], title: str) -> None:
@@ -108,7 +110,8 @@ def caption(settings: Orbits, datasets: Datasets) -> str:
         f"{', '.join(map(str, settings.weights))}. (b) The slice u = v meets each orbit once. (c) Beyond the paper: "
         "from the same starts, gradient descent crosses the orbits until it meets that of the solution, "
         f"w = {settings.solution:g}, and stays where it arrives; SGD with one sample an update slides along it to the "
-        "slice. Of seed 0; noise slides along orbits, the loss does not."
+        "slice. Paths of seed 0. The charge ½(u² − v²), 0 on the slice, is what gradient flow keeps; how much of it "
+        "SGD keeps is predicted from the gradient noise on its path (RESULTS.md)."
     )
 
 
@@ -116,12 +119,17 @@ def records(settings: Orbits, datasets: Datasets) -> list[Record]:
     """Return how far from the slice runs end, in units of the start's distance, by its charge ½(u² − v²)."""
     found = []
     for name, label in (("gradient_descent", "gradient descent"), ("sgd", "SGD")):
-        charge = (
-            datasets[name]["charge_value"].isel(charge=0, step=[0, -1]).transpose("step", "replicate", "trajectory")
-        )
-        share = np.median(np.abs(charge.values[1] / charge.values[0]), axis=-1)
-        found.append(record(f"share of the charge that {label} keeps", share))
+        start, end = _charges(datasets[name]["charge_value"])
+        found.append(record(f"share of the charge that {label} keeps", np.median(end / start, axis=-1)))
+    drift = _charges(datasets["sgd_prediction"]["predicted_drift"])[1]
+    found.append(record("share of the charge that SGD keeps, predicted", np.median(1 + drift / start, axis=-1)))
     return found
+
+
+def _charges(values: xr.DataArray) -> np.ndarray:
+    """Return the only charge at the first and at the last step, shape (2, seed, start)."""
+    ends: np.ndarray = values.isel(charge=0, step=[0, -1]).transpose("step", "replicate", "trajectory").values
+    return ends
 
 
 EXPERIMENT = Experiment(

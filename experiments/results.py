@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .common import ROOT, SHARE, Record, published
+from .common import ROOT, SHARE, TIMES, Record, published
 
 FOLDER = ROOT / "docs" / "figures" / "paper"
 TARGET = ROOT / "experiments" / "RESULTS.md"
@@ -17,6 +17,11 @@ Made by `make figures`, of the records that the figures leave; not written by ha
 one seed of the article (`data/published.json`). Ours is the median over seeds, in brackets the central {SHARE:.0%} of
 them. They agree where the published number lies within the brackets; where it does not, an explanation names the
 experiment that shows why.
+"""
+RUN_TIMES = """
+Each figure in a process of its own, controls included, with the time that compiling takes. `make figures` runs two
+processes side by side, so that two quiet cores need about half of the processor time; seconds on the clock depend on
+what else the machine did. The authors' scripts were timed on one thread, for one seed and without controls.
 """
 
 
@@ -37,27 +42,32 @@ def table(summaries: Sequence[dict[str, Any]]) -> str:
                 if one.explanation not in notes:
                     notes.append(one.explanation)
                 agreement += f" ({notes.index(one.explanation) + 1})"
-            ours = f"{one.median:.3g} [{one.lower:.3g}, {one.upper:.3g}]"
-            known = "–" if one.published is None else f"{one.published:.3g}"
+            ours = f"{one.median:.4g} [{one.lower:.4g}, {one.upper:.4g}]"
+            known = "–" if one.published is None else f"{one.published:.4g}"
             lines.append(f"| {summary['figure']} | {one.quantity} | {known} | {ours} | {one.seeds} | {agreement} |")
     numbered = [f"{number}. {note}" for number, note in enumerate(notes, start=1)]
     return "\n".join([*lines, "", *numbered])
 
 
 def times(summaries: Sequence[dict[str, Any]]) -> str:
-    """Return run times and commands as a markdown table, the authors' one seed beside them."""
+    """Return run times and commands as a markdown table, those of the authors' scripts for one seed beside them."""
     authors: dict[str, float] = published("authors_seconds")
-    lines = ["| figure | seeds | our seconds | authors' seconds, 1 seed | command |", "|---|---|---|---|---|"]
-    total = 0.0
-    for summary in summaries:
-        theirs = authors.get(summary["figure"])
-        total += summary["seconds"] if theirs is not None else 0
-        cells = (summary["figure"], summary["settings"]["seeds"], f"{summary['seconds']:.0f}")
-        lines.append(
-            f"| {' | '.join(map(str, cells))} | {'–' if theirs is None else f'{theirs:.0f}'} | `{summary['command']}` |"
-        )
-    lines.append(f"| together, where both are known | | {total:.0f} | {sum(authors.values()):.0f} | |")
+    known = [summary for summary in summaries if summary["figure"] in authors]
+    lines = [
+        "| figure | seeds | seconds | of processor time | authors' script, 1 seed | command |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one in summaries:
+        cells = [_whole(value) for value in (*(one.get(name) for name in TIMES), authors.get(one["figure"]))]
+        lines.append(f"| {one['figure']} | {one['settings']['seeds']} | {' | '.join(cells)} | `{one['command']}` |")
+    sums = [_whole(sum(one.get(name, 0) for one in known)) for name in TIMES]
+    total = _whole(sum(authors[one["figure"]] for one in known))
+    lines.append(f"| together, where both are known | | {' | '.join([*sums, total])} | |")
     return "\n".join(lines)
+
+
+def _whole(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0f}"
 
 
 def pictures(summaries: Sequence[dict[str, Any]]) -> str:
@@ -77,7 +87,7 @@ def report(summaries: Sequence[dict[str, Any]]) -> str:
             "## Headline numbers",
             table(summaries).strip(),
             "## Run times",
-            "Each figure in a process of its own, on one or two threads, with compiling where that pays.",
+            RUN_TIMES.strip(),
             times(summaries),
             "## Figures",
             pictures(summaries),

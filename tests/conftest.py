@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import sdebias as sb
+from sdebias.ensemble import engine
 
 ROOT = Path(__file__).parents[1]
 # The tensors of the tests are small: a second thread costs more than it gives, most of all on a busy machine.
@@ -60,3 +61,9 @@ def replicated() -> sb.problems.HadamardRegression:
     return sb.problems.HadamardRegression(
         X, y, initial={"p": 1.0, "q": torch.tensor([[0.3], [0.2], [0.1]]).expand(3, 3)}
     )
+
+
+@pytest.fixture
+def plain_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the steps of a chunk as they are, where the seconds of the compiler are not the subject."""
+    monkeypatch.setattr(engine, "compiled", lambda chunk, inputs: chunk)

@@ -16,6 +16,7 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "benchmarks" / "RESULTS.md",
+    ROOT / "experiments" / "RESULTS.md",
 ]
 BLOCKS = [
     pytest.param(code, id=f"{page.name}-{number}")

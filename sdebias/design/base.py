@@ -208,7 +208,7 @@ class Design(ABC):
         trajectories: int = 4096,
         seed: int = 0,
         target: float = 0.5,
-        temperature: float = 0.25,
+        temperature: float = 0.1,
         interval: tuple[float, float] | None = None,
     ) -> Certificate:
         """Simulate one weight with loss ½ (w − target)² and hold its law against e^{−L/T − ψ} dw and e^{−L/T} dw.

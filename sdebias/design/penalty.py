@@ -46,10 +46,7 @@ class PenaltyDesign(Design):
     operator: Any = None
     declaration: Mapping[str, Any] = field(default_factory=dict)
     factors = ("p", "q")
-
-    def __post_init__(self) -> None:
-        """Prepare a place for the operators of each size."""
-        object.__setattr__(self, "_operators", {})
+    _operators: dict[int, Operator] = field(default_factory=dict, init=False)
 
     def __repr__(self) -> str:
         values = ", ".join(f"{key}={value!r}" for key, value in self.spec().items() if key != "design")
@@ -142,10 +139,9 @@ class PenaltyDesign(Design):
         return weight if self.operator is None else self._operator(weight.shape[-1]).analysis(weight)
 
     def _operator(self, size: int) -> Operator:
-        known: dict[int, Operator] = self._operators  # type: ignore[attr-defined]
-        if size not in known:
-            known[size] = as_operator(self.operator, size)
-        return known[size]
+        if size not in self._operators:
+            self._operators[size] = as_operator(self.operator, size)
+        return self._operators[size]
 
 
 def penalty(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -129,8 +131,22 @@ class Dynamics(ABC):
         """Return a parameter as a number, or as a tensor (replicate, 1, 1) that broadcasts against θ."""
         if not isinstance(value, Sequence):
             return value
-        problem = self.bound_problem
-        return torch.as_tensor(value, dtype=problem.dtype, device=problem.device)[:, None, None]
+        key = tuple(value)
+        if key not in self._scaled:
+            problem = self.bound_problem
+            self._scaled[key] = torch.tensor(key, dtype=problem.dtype, device=problem.device)[:, None, None]
+        return self._scaled[key]
+
+    @functools.cached_property
+    def _scaled(self) -> dict[tuple[float, ...], Tensor]:
+        """Values by replicate on the device: a copy to it in each step would wait, and cannot be captured."""
+        return {}
+
+    def at(self, samples: Mapping[str, Tensor]) -> Self:
+        """Return the same dynamics of the losses on other samples; see `Problem.at`."""
+        view = copy.copy(self)
+        object.__setattr__(view, "problem", self.bound_problem.at(samples))
+        return view
 
     def rate(self, k: float | Tensor) -> Rate:
         """Return η at iteration time k, as by `scale`."""
@@ -166,12 +182,12 @@ class Dynamics(ABC):
 
     @property
     def stepwise(self) -> bool:
-        """Whether the dynamics are a loop over `advance`, or are solved by `solve`."""
+        """Whether the dynamics are a loop over `advance`, or have a solver of their own."""
         return True
 
-    def solve(self, theta: Tensor, steps: Sequence[int], generator: torch.Generator) -> Tensor:
-        """Return θ at each of `steps` where the dynamics are not `stepwise`; see `integrate`."""
-        raise NotImplementedError
+    def solve(self, theta: Tensor, steps: Sequence[int], generator: torch.Generator) -> Tensor | None:
+        """Return θ at each of `steps` where the dynamics have a solver of their own, else None; see `integrate`."""
+        return None
 
     @property
     def interleaved(self) -> bool:

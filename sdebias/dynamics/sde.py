@@ -242,14 +242,15 @@ class SGDSDE(Dynamics):
         """Return θ after one step of the Euler–Maruyama method; see `Dynamics.advance`."""
         dynamics, dt = self, 1 / self.substeps
         if self.bound_problem.stream is not None:
-            pool = {name: drawn[step] for name, drawn in draws.items() if name != INCREMENT}
-            dynamics = dataclasses.replace(self, problem=self.bound_problem.at(pool))
+            dynamics = self.at({name: drawn[step] for name, drawn in draws.items() if name != INCREMENT})
         v = increments.read(self.increments, draws[INCREMENT], step, theta.dtype)
         v = v if dt == 1 else v * math.sqrt(dt)
         return theta + self.noise_model.euler_step(dynamics, rate, theta, v, dt)
 
-    def solve(self, theta: Tensor, steps: Sequence[int], generator: torch.Generator) -> Tensor:
-        """Return θ at each of `steps`, solved by `torchsde.sdeint`; see `Dynamics.integrate`."""
+    def solve(self, theta: Tensor, steps: Sequence[int], generator: torch.Generator) -> Tensor | None:
+        """Return θ at each of `steps`, solved by `torchsde.sdeint`, or None where `stepwise`."""
+        if self.stepwise:
+            return None
         rows, method = theta.reshape(-1, theta.shape[-1]), METHODS[self.method]
         shape = (rows.shape[0], self.noise_channels)
         brownian = SequentialBrownian(shape, theta.dtype, generator, method.levy_area, self.increments)

@@ -110,8 +110,8 @@ class Walk:
         -------
         Tensor, shape=(len(steps), [replicate,] trajectory, parameter)
         """
-        if not self.dynamics.stepwise:
-            path = self.dynamics.solve(self.theta, steps, self.generator)
+        path = self.dynamics.solve(self.theta, steps, self.generator)
+        if path is not None:
             self.theta = path[-1]
             return path
         wanted = [(step - self._start) * self.dynamics.substeps for step in steps]

@@ -52,16 +52,23 @@ class Engine:
         self.dynamics = dynamics
         self.seconds = 0.0
         self.failure = ""
+        self._chunks: dict[Hashable, Chunk] = {}
 
     def __call__(self, theta: Tensor, draws: Draws, rates: Tensor | None, count: int, every: bool) -> list[Tensor]:
         """Return the states after a chunk of steps; see `advance`."""
         inputs = [theta, *draws.values(), *([] if rates is None else [rates])]
-        key = (self.dynamics, repr(self.dynamics.symmetry), theta.shape, count, every)
-        with _lock:
-            known = _compiled.setdefault(self.dynamics.bound_problem, {})
-            if key not in known:
-                known[key] = self._build(inputs, tuple(draws), count, every)
-        return known[key](*inputs)
+        key = (theta.shape, count, every)
+        if key not in self._chunks:
+            with _lock:
+                known = _compiled.setdefault(self.dynamics.bound_problem, {})
+                full = (self.dynamics, repr(self.dynamics.symmetry), *key)
+                if full in known:
+                    self._chunks[key] = known[full]
+                else:
+                    self._chunks[key] = self._build(inputs, tuple(draws), count, every)
+                    if not self.failure:
+                        known[full] = self._chunks[key]
+        return self._chunks[key](*inputs)
 
     def _build(self, inputs: list[Tensor], names: tuple[str, ...], count: int, every: bool) -> Chunk:
         start = time.perf_counter()

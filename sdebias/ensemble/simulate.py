@@ -85,8 +85,8 @@ def simulate(
         would not fit.
     compile : bool, optional
         Compile the steps (`torch.compile`'s backend on the CPU, CUDA graphs on a GPU), which takes seconds once in a
-        process; by default where there is work for more than about a minute. Compiled steps may differ in the last
-        bits. Where compiling fails, the reason is logged and steps are taken one by one.
+        process; by default on a GPU, and where there is work for more than about a minute. Compiled steps may differ
+        in the last bits. Where compiling fails, the reason is logged and steps are taken one by one.
     progress : bool, optional
         Show a progress bar on stderr; by default where that is a terminal.
 
@@ -126,7 +126,8 @@ def simulate(
     with _memory_errors():
         sizes = choose_sizes(dynamics, saves=saves, interval=grid[1], block=block_size, budget=budget)
     if compile is None:
-        compile = sizes.numbers * trajectories * steps * dynamics.substeps > COMPILE_NUMBERS
+        work = sizes.numbers * trajectories * steps * dynamics.substeps
+        compile = problem.device.type == "cuda" or work > COMPILE_NUMBERS  # a CUDA graph costs no compiler
     engine = Engine(dynamics) if compile and dynamics.stepwise else None
 
     lead = () if problem.replicates is None else (problem.replicates,)

@@ -19,7 +19,7 @@ from ..problems.base import Problem
 # that they stay in a cache, or on CUDA enough to fill the device.
 STEP_NUMBERS = {"cpu": 2**19, "cuda": 2**26}
 LARGEST_BLOCK = {"cpu": 2**11, "cuda": 2**16}
-SMALLEST_BLOCK = 16
+SMALLEST_BLOCK = 64
 
 # Operations that one compiled chunk may hold: compilers take seconds for hundreds of them.
 CHUNK_OPERATIONS = 700

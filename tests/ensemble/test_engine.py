@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -112,3 +114,43 @@ def test_a_chunk_of_another_shape_is_another_function(problem: sb.problems.Hadam
         states = steps(problem.draw_initial(rows, torch.Generator()), draws, None, count, every)
         assert len(states) == (count if every else 1)
     assert built == [(4, 3, True), (5, 3, True), (4, 2, True), (4, 3, False)]
+
+
+class Recorder:
+    """A chunk that remembers what it was last called with and what it returned: the buffers of a CUDA graph."""
+
+    def __init__(self, chunk: engine.Chunk) -> None:
+        self.chunk = chunk
+
+    def __call__(self, *inputs: torch.Tensor) -> list[torch.Tensor]:
+        self.inputs, self.outputs = inputs, self.chunk(*inputs)
+        return self.outputs
+
+    def replay(self) -> None:
+        for output, value in zip(self.outputs, self.chunk(*self.inputs), strict=True):
+            output.copy_(value)
+
+
+@pytest.mark.parametrize("every", [True, False])
+def test_a_captured_chunk_reads_its_inputs_anew(
+    every: bool, problem: sb.problems.HadamardRegression, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graph of a GPU is played by a recorder of the chunk's buffers: what is tested is what goes in and out."""
+    bound = sb.SGDSDE(learning_rate=sb.schedule.cosine(0.1, 0.01, 12), substeps=2).bind(problem)
+    recorder = Recorder(lambda theta, v, rates: engine.advance(bound, theta, {"increment": v}, rates, 3, every))
+    for name in ("Stream", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: MagicMock())
+    for name in ("stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, lambda argument: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: recorder)
+
+    def inputs(seed: int) -> list[torch.Tensor]:
+        rng = torch.Generator().manual_seed(seed)
+        rates = bound.rates(seed, 0, 3)
+        assert rates is not None
+        return [problem.draw_initial(4, rng), bound.draw(3, (4,), rng)["increment"], rates]
+
+    replay = engine.captured(recorder, inputs(0))
+    found = [replay(*inputs(seed)) for seed in (1, 2)]
+    for states, seed in zip(found, (1, 2), strict=True):
+        torch.testing.assert_close(states, recorder.chunk(*inputs(seed)))

@@ -81,5 +81,13 @@ def test_the_table_numbers_explanations_once() -> None:
     assert "| fig5_spectral | error | 2 | 1 [0.5, 1.5] | 8 |" in text
 
 
+def test_run_times_are_added_up_where_both_are_known() -> None:
+    one = {"figure": "fig5_spectral", "seconds": 30.0, "cpu_seconds": 50.0, "command": "c", "settings": {"seeds": 8}}
+    text = results.times([one, {**one, "figure": "fig1_orbits"}])
+    assert "| fig5_spectral | 8 | 30 | 50 | 19 | `c` |" in text
+    assert "| fig1_orbits | 8 | 30 | 50 | – | `c` |" in text
+    assert "| together, where both are known | | 30 | 50 | 19 | |" in text
+
+
 def test_the_results_are_those_of_the_committed_records() -> None:
     assert results.TARGET.read_text(encoding="utf-8") == results.report(results.load(results.FOLDER)) + "\n"

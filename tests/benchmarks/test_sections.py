@@ -1,0 +1,37 @@
+"""Sections that need another machine run here at small sizes, so that they do not fail there first."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks import gpu, growth, machine
+from benchmarks.workloads import Hadamard, Toy
+
+pytestmark = pytest.mark.usefixtures("plain_steps")
+
+
+def test_the_gpu_section_runs_on_a_cpu_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    small = [Toy(trajectories=500, steps=10), Hadamard(trajectories=50, steps=5)]
+    monkeypatch.setattr(gpu, "workloads", lambda: small)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    data = gpu.measure("gpu", machine.cores())
+    text = gpu.render("gpu", data)
+    assert "### W1: toy w = uv, isotropic noise, 500 trajectories × 10 steps" in text
+    assert [gpu.STATE in {row["name"] for row in found["rows"]} for found in data["contests"]] == [True, True]
+
+
+def test_without_a_gpu_the_section_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="expected a CUDA device, found none"):
+        gpu.measure("gpu", machine.cores())
+
+
+@pytest.mark.parametrize("case", growth.CASES)
+def test_a_point_of_the_growth_curves(case: str) -> None:
+    point = growth.measure_point(case, trajectories=10, steps=4, parameters=4)
+    assert {"trajectories": 10, "steps": 4, "parameters": 4}.items() <= point.items()
+    assert point["seconds"] > 0
+    assert point["result"] > 10 * 2 * 4 / machine.MIB  # the loss of ten trajectories at two steps, in float32
