@@ -167,7 +167,7 @@ def draw(settings: Network, datasets: Datasets) -> Figure:
 
 def caption(settings: Network, datasets: Datasets) -> str:
     """Return what the figure shows."""
-    shared = balance_caption("|v|/‖W‖", "½(‖W‖² − v²)", "|v|‖W‖", settings.stride)
+    shared = balance_caption("|v|/‖W‖", "½(‖W‖² − v²)", "|v|‖W‖", settings.stride, datasets)
     return (
         f"Shallow ReLU network with {settings.units} units; without noise, the loss is its exact expectation. {shared}"
     )

@@ -121,11 +121,10 @@ def draw(settings: Head, datasets: Datasets) -> Figure:
 
 def caption(settings: Head, datasets: Datasets) -> str:
     """Return what the figure shows."""
-    shared = balance_caption("‖Q‖/‖K‖", "½(‖Q‖² − ‖K‖²)", "‖Q‖‖K‖", settings.stride)
+    shared = balance_caption("‖Q‖/‖K‖", "½(‖Q‖² − ‖K‖²)", "‖Q‖‖K‖", settings.stride, datasets)
     return (
-        f"Attention head with {settings.head} columns as units. SGD sees fresh sequences; SDE and gradient descent share "
-        f"a pool of {settings.pool}: what separates these two is noise, and what separates both from SGD is the pool. "
-        f"{shared}"
+        f"Attention head with {settings.head} columns as units. SGD sees fresh sequences; SDE and gradient descent "
+        f"share a pool of {settings.pool}: these two differ by noise, and both from SGD by the pool. {shared}"
     )
 
 

@@ -160,18 +160,19 @@ def completion(settings: Completion) -> tuple[MaskedCompletion, Tensor]:
 
 
 def simulate(settings: Completion) -> Datasets:
-    """Run the three dynamics from the same starts, and gradient descent in float32, and compare their orbit drift."""
+    """Run the three dynamics from the same starts, SGD also in float32 on the same masks, and compare orbit drift."""
     problem, start = completion(settings)
     rate, stride = settings.learning_rate, settings.stride
     # A coin is ½ and half a sign, and gradients are linear in masks: its noise is that of targets, of deviation ½.
     coins = sb.noise.label(0.5, target="mask")
     sde = sb.SGDSDE(learning_rate=rate * stride, batch_size=stride, noise=coins, substeps=1)
     descent = sb.SGD(learning_rate=rate * stride, replacement=False)
+    random, sgd = problem.stochastic(), sb.SGD(learning_rate=rate)
     runs = {
-        "sgd": Run(problem.stochastic(), sb.SGD(learning_rate=rate)),
+        "sgd": Run(random, sgd),
         "sde": Run(problem, sde, stride, drift_saves=0),
         "descent": Run(problem, descent, stride),
-        "rounding": Run(problem.to(dtype=torch.float32), descent, stride, drift_saves=0),
+        "rounding": Run(random.to(dtype=torch.float32), sgd, drift_saves=0),
     }
     return simulate_runs(runs, problem.symmetry(), start, settings, _spectrum)
 
@@ -205,9 +206,9 @@ def _draw_spectrum(axes: Axes, runs: Datasets, truth: tuple[float, ...]) -> None
     steps = steps[steps <= 1000 * x[-1]]
     for rank in (1, 2):
         known = [published(NAME, f"step_{step}", f"plotted_2sigma{rank}") for step in steps]
-        axes.plot(steps / 1000, known, "kx")
-        name = rf"published $2\hat\sigma_{rank}$"
-        axes.annotate(name, (steps[-2] / 1000, known[-2]), xytext=(0, -11), textcoords="offset points", ha="center")
+        axes.plot(steps / 1000, known, "kx" if rank == 1 else "k+")
+    names = r"published $2\hat\sigma_1$ (×), $2\hat\sigma_2$ (+)"
+    axes.annotate(names, (0.98, 0.56), xycoords="axes fraction", ha="right", fontsize="small")
     axes.set(xlabel="updates [1000]", ylabel="singular value of PQ", ylim=(0, 1.15 * max(truth)))
     axes.set_title("singular values, not doubled")
 
@@ -244,14 +245,14 @@ def draw(settings: Completion, datasets: Datasets) -> Figure:
 
 def caption(settings: Completion, datasets: Datasets) -> str:
     """Return what the figure shows."""
-    shared = balance_caption("‖P‖/‖Q‖", "½(‖P‖² − ‖Q‖²)", "‖P‖‖Q‖", settings.stride)
+    shared = balance_caption("‖P‖/‖Q‖", "½(‖P‖² − ‖Q‖²)", "‖P‖‖Q‖", settings.stride, datasets)
     return (
         f"Completion of a {settings.size}×{settings.size} matrix of rank {len(settings.singular_values)} from a share "
         f"{settings.observed:g} of its entries. Above: singular values of PQ; the article draws twice its values "
         "(crosses) against the true ones. Not doubled, the first is less than half the true one; the spectrum has not "
         "rank 2; gradient descent with the mean mask, without noise, finds the same. Units are columns of P with the "
-        f"rows of Q. {shared} In float32, the precision of the article, charges move by rounding, more than by noise; "
-        "the other runs are in float64."
+        f"rows of Q. {shared} In float32, the precision of the article, charges move by rounding, far more than by "
+        "noise; the other runs are in float64."
     )
 
 
@@ -266,7 +267,7 @@ def records(settings: Completion, datasets: Datasets) -> list[Record]:
             known = published(NAME, f"step_{settings.steps}", key) if settings.steps == 500_000 else None
             records.append(record(f"{key} at step {settings.steps}, {RUNS[name][0]}", value, known))
         records.append(record(f"relative error at step {settings.steps}, {RUNS[name][0]}", last["relative_error"]))
-    plain, rounded = (datasets[name]["charge_value"].isel(trajectory=0) for name in ("descent", "rounding"))
+    plain, rounded = (datasets[name]["charge_value"].isel(trajectory=0) for name in ("sgd", "rounding"))
     added = abs(rounded - plain).isel(step=-1) / abs(plain.isel(step=0))
     return [
         *records,
