@@ -192,7 +192,7 @@ def caption(settings: Selection, datasets: Datasets) -> str:
     return (
         f"**Noise selects the solution.** w = p∘q from the large start p = {settings.start:g}, q = 0, "
         f"{settings.samples} samples, {settings.features} features, {settings.nonzero} weights of ±1. (a) Label noise "
-        f"nears the sparse truth: median error {end:.2g} under its own fluctuation, {off:.2g} after it is turned off, "
+        f"nears the sparse truth: median error {end:.2g} under its own fluctuation, {off:.2g} when it is turned off, "
         f"where the predicted end, the interpolator of least ℓ1 norm, has {least:.0e}; the others do not. Dashed: "
         "predicted end of gradient flow under conserved charges. Batches of "
         f"{settings.batch_size} end as gradient descent does (median difference {gap:.1g}): their noise dies with the "
