@@ -201,7 +201,8 @@ def caption(settings: Selection, datasets: Datasets) -> str:
         "interpolators (dashed), the weighted ℓ1 norm 2 Σ m_j |w_j| that a linear programme finds. For minibatches and "
         "gradient descent nothing is added to L on interpolators. Isotropic noise of the same fluctuation about the "
         "solutions has no stationary law on orbits that are not compact: factors diffuse in "
-        f"{2 * settings.features - settings.samples} flat directions, a bit slower than freely (dotted), and with them the error. "
+        f"{2 * settings.features - settings.samples} flat directions, a bit slower than freely (dotted), and "
+        "with them the error. "
         "Label noise and isotropic noise are Euler steps of their SDE, without minibatches, "
         f"{settings.isotropic_substeps} an update for isotropic noise, which runs for a quarter of the updates."
     )
