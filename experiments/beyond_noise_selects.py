@@ -192,7 +192,7 @@ def caption(settings: Selection, datasets: Datasets) -> str:
     return (
         f"**Noise selects the solution.** w = p∘q from the large start p = {settings.start:g}, q = 0, "
         f"{settings.samples} samples, {settings.features} features, {settings.nonzero} weights of ±1. (a) Label noise "
-        f"finds the sparse truth: median error {end:.2g} under its own fluctuation, {off:.2g} after it is turned off, "
+        f"nears the sparse truth: median error {end:.2g} under its own fluctuation, {off:.2g} when it is turned off, "
         f"where the predicted end, the interpolator of least ℓ1 norm, has {least:.0e}; the others do not. Dashed: "
         "predicted end of gradient flow under conserved charges. Batches of "
         f"{settings.batch_size} end as gradient descent does (median difference {gap:.1g}): their noise dies with the "
@@ -201,7 +201,8 @@ def caption(settings: Selection, datasets: Datasets) -> str:
         "interpolators (dashed), the weighted ℓ1 norm 2 Σ m_j |w_j| that a linear programme finds. For minibatches and "
         "gradient descent nothing is added to L on interpolators. Isotropic noise of the same fluctuation about the "
         "solutions has no stationary law on orbits that are not compact: factors diffuse in "
-        f"{2 * settings.features - settings.samples} flat directions (dotted), and with them the error. "
+        f"{2 * settings.features - settings.samples} flat directions, a bit slower than freely (dotted), and "
+        "with them the error. "
         "Label noise and isotropic noise are Euler steps of their SDE, without minibatches, "
         f"{settings.isotropic_substeps} an update for isotropic noise, which runs for a quarter of the updates."
     )
