@@ -6,6 +6,7 @@ that models it, and gradient descent with the mean mask, in which there is no no
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -48,7 +49,7 @@ class Completion(BalanceSettings):
     """The paper's matrix, mask and start, in float64: in float32 rounding moves the charges more than noise does.
 
     SDE and gradient descent depend on the time ηk, the SDE besides on η/B alone: both run at `stride` times the rate
-    for as many steps fewer, the SDE with B = `stride`.
+    for as many steps fewer, the SDE with B = `stride`. The census is gradient descent on more seeds, at a higher rate.
     """
 
     seeds: int = 16
@@ -60,6 +61,8 @@ class Completion(BalanceSettings):
     steps: int = 500_000
     save_every: int = 1000
     stride: int = 20
+    census: int = 128
+    census_stride: int = 100
 
 
 class MaskedCompletion(sb.Problem):
@@ -174,7 +177,24 @@ def simulate(settings: Completion) -> Datasets:
         "descent": Run(problem, descent, stride),
         "rounding": Run(random.to(dtype=torch.float32), sgd, drift_saves=0),
     }
-    return simulate_runs(runs, problem.symmetry(), start, settings, _spectrum)
+    return {**simulate_runs(runs, problem.symmetry(), start, settings, _spectrum), "census": census(settings)}
+
+
+def census(settings: Completion) -> xr.Dataset:
+    """Return the spectra that gradient descent ends with on more and other seeds; noise hardly changes them."""
+    problem, start = completion(dataclasses.replace(settings, seeds=settings.census, seed=settings.seed + 1))
+    stride = settings.census_stride
+    ensemble = sb.simulate(
+        problem,
+        sb.SGD(learning_rate=settings.learning_rate * stride, replacement=False),
+        trajectories=1,
+        steps=settings.steps // stride,
+        save_every=settings.steps // stride,
+        initial=start,
+        save=["theta"],
+        block_size=1,
+    )
+    return ensemble.drop_dims("parameter").assign(_spectrum(ensemble, problem))
 
 
 def _spectrum(ensemble: xr.Dataset, problem: sb.Problem) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
@@ -208,7 +228,7 @@ def _draw_spectrum(axes: Axes, runs: Datasets, truth: tuple[float, ...]) -> None
         known = [published(NAME, f"step_{step}", f"plotted_2sigma{rank}") for step in steps]
         axes.plot(steps / 1000, known, "kx" if rank == 1 else "k+")
     names = r"published $2\hat\sigma_1$ (×), $2\hat\sigma_2$ (+)"
-    axes.annotate(names, (0.98, 0.56), xycoords="axes fraction", ha="right", fontsize="small")
+    axes.annotate(names, (0.98, 0.63), xycoords="axes fraction", ha="right", fontsize="small")
     axes.set(xlabel="updates [1000]", ylabel="singular value of PQ", ylim=(0, 1.15 * max(truth)))
     axes.set_title("singular values, not doubled")
 
@@ -258,15 +278,20 @@ def caption(settings: Completion, datasets: Datasets) -> str:
 
 def records(settings: Completion, datasets: Datasets) -> list[Record]:
     """Return the headline numbers."""
-    records = []
-    for name in TOLD_APART:
+    counted = datasets["census"].isel(step=-1, trajectory=0)
+    everywhere, records = _spectrum_values(counted), []
+    for name in (*TOLD_APART, "census"):
         last = datasets[name].isel(step=-1, trajectory=0)
-        values = {f"sigma{rank + 1}": last["singular_value"].isel(rank=rank) for rank in range(3)}
-        values["nuclear"] = last["singular_value"].sum("rank")
-        for key, value in values.items():
+        label = RUNS[name][0] if name in RUNS else "no noise, other seeds"
+        for key, value in _spectrum_values(last).items():
             known = published(NAME, f"step_{settings.steps}", key) if settings.steps == 500_000 else None
-            records.append(record(f"{key} at step {settings.steps}, {RUNS[name][0]}", value, known))
-        records.append(record(f"relative error at step {settings.steps}, {RUNS[name][0]}", last["relative_error"]))
+            share = float((everywhere[key] < known).mean()) if known else math.nan
+            why = (
+                f"The published {key} is rare, not impossible: {share:.1%} of {settings.census} other seeds, run "
+                "without noise, are below it (`census` in fig4_matrix_completion)."
+            )
+            records.append(record(f"{key} at step {settings.steps}, {label}", value, known, why))
+        records.append(record(f"relative error at step {settings.steps}, {label}", last["relative_error"]))
     plain, rounded = (datasets[name]["charge_value"].isel(trajectory=0) for name in ("sgd", "rounding"))
     added = abs(rounded - plain).isel(step=-1) / abs(plain.isel(step=0))
     return [
@@ -274,6 +299,12 @@ def records(settings: Completion, datasets: Datasets) -> list[Record]:
         *balance_records(NAME, datasets, [1000, 100_000, 200_000, 300_000, 500_000]),
         record("relative change of the charge that float32 adds, median over units", added.median("charge")),
     ]
+
+
+def _spectrum_values(last: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Return the headline numbers of a spectrum, by their published names."""
+    values = {f"sigma{rank + 1}": last["singular_value"].isel(rank=rank) for rank in range(SHOWN)}
+    return {**values, "nuclear": last["singular_value"].sum("rank")}
 
 
 EXPERIMENT = Experiment(

@@ -14,7 +14,7 @@ import sdebias as sb
 from experiments import balance, fig2_relu, fig3_attention, fig4_matrix_completion
 
 NETWORK = fig2_relu.Network(seeds=3, steps=200, save_every=20, pool=64)
-COMPLETION = fig4_matrix_completion.Completion(seeds=3, size=6, steps=200, save_every=20)
+COMPLETION = fig4_matrix_completion.Completion(seeds=3, size=6, steps=200, save_every=20, census=4)
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +128,15 @@ def test_spectrum_is_not_doubled() -> None:
     problem, start = fig4_matrix_completion.completion(COMPLETION)
     values = torch.linalg.svdvals(problem.predictor(start).unflatten(-1, (6, 6)))
     np.testing.assert_allclose(runs["sgd"]["singular_value"].isel(step=0), values.numpy())
+    assert dict(runs["census"].sizes) == {
+        "replicate": 4,
+        "trajectory": 1,
+        "step": 2,
+        "rank": 6,
+        "row": 6,
+        "column": 6,
+        "sample": 1,
+    }
     truth = torch.linalg.svdvals(problem.data["M"][1])
     np.testing.assert_allclose(truth[:, :2].numpy(), [[15, 5]] * 3)
     assert float(truth[:, 2:].max()) < 1e-12
