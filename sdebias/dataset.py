@@ -327,13 +327,14 @@ def make_dataset(
         lead = ("replicate",) if array.ndim > len(row.dims) else ()
         dims = values.dims if isinstance(values, xr.DataArray) else (*lead, *row.dims)
         arrays[name] = (dims, array, row.attributes)
+    if "learning_rate" in arrays and "step" in coords and "time" not in coords:
+        rate_dims, rate, _ = arrays["learning_rate"]
+        coords = {**coords, "time": ((*rate_dims, "step"), np.multiply.outer(rate, np.asarray(coords["step"])))}
     origin = {"kind": kind, "schema_version": SCHEMA_VERSION, **provenance()}
     dataset = xr.Dataset(arrays, coords=dict(coords), attrs={**origin, **attributes})
     if "status" in dataset:
         flags = {"flag_values": np.array(list(STATUS.values()), np.int8), "flag_meanings": " ".join(STATUS)}
         dataset["status"].attrs.update(flags)
-    if "learning_rate" in dataset and "step" in dataset.coords and "time" not in dataset.coords:
-        dataset = dataset.assign_coords(time=dataset["learning_rate"] * dataset["step"])
     for name, attrs in COORDINATES.items():
         if name in dataset.coords:
             dataset[name].attrs = dict(attrs)

@@ -7,6 +7,7 @@ one graph instead. Random numbers are drawn outside, for the whole chunk: neithe
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import threading
@@ -52,6 +53,9 @@ class Engine:
         self.dynamics = dynamics
         self.seconds = 0.0
         self.failure = ""
+        # Without the problem, which the cache must not keep alive.
+        unbound = dataclasses.replace(dynamics, problem=None, symmetry=None)
+        self._settings = (unbound, repr(dynamics.symmetry))
         self._chunks: dict[Hashable, Chunk] = {}
 
     def __call__(self, theta: Tensor, draws: Draws, rates: Tensor | None, count: int, every: bool) -> list[Tensor]:
@@ -61,7 +65,7 @@ class Engine:
         if key not in self._chunks:
             with _lock:
                 known = _compiled.setdefault(self.dynamics.bound_problem, {})
-                full = (self.dynamics, repr(self.dynamics.symmetry), *key)
+                full = (self._settings, *key)
                 if full in known:
                     self._chunks[key] = known[full]
                 else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import weakref
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,9 @@ SMALLEST_BLOCK = 64
 
 # Operations that one compiled chunk may hold: compilers take seconds for hundreds of them.
 CHUNK_OPERATIONS = 700
+
+# What has been counted: numbers and operations of a step, by problem and dynamics.
+_counted: weakref.WeakKeyDictionary[Problem, dict[Hashable, tuple[int, int]]] = weakref.WeakKeyDictionary()
 
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
@@ -74,7 +79,11 @@ def choose_sizes(
     """
     problem = dynamics.bound_problem
     kind = problem.device.type
-    numbers, operations = _count_step(dynamics)
+    known = _counted.setdefault(problem, {})
+    key = (dataclasses.replace(dynamics, problem=None, symmetry=None), repr(dynamics.symmetry))
+    if key not in known:
+        known[key] = _count_step(dynamics)
+    numbers, operations = known[key]
     if block is None:
         block = _power_of_two(STEP_NUMBERS[kind] // max(numbers, 1))
         block = min(max(block, SMALLEST_BLOCK), LARGEST_BLOCK[kind])
