@@ -107,8 +107,8 @@ def draw(sweeps: dict[str, list[dict[str, Any]]]) -> None:
                 panels[0, column].loglog(sizes, [nanoseconds(point) for point in line], **style)
                 panels[1, column].semilogx(sizes, [point["peak"] for point in line], **style)
             panels[1, column].set_yscale("symlog", linthresh=1, linscale=0.5)
-            panels[1, column].set_ylim(bottom=0)
             panels[1, column].set_xlabel(AXES[axis])
+        panels[1, 0].set_ylim(bottom=0)  # after all lines: it fixes the other end, too
         panels[0, 0].set_ylabel("time per trajectory-step / ns")
         panels[1, 0].set_ylabel("peak memory of the call / MiB")
         figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(CASES))

@@ -64,7 +64,7 @@ def render(key: str, data: dict[str, Any]) -> str:
     return (
         f"## The main job\n\n`make run` after set-up, float64: {data['trajectories']:,} trajectories × {data['steps']} "
         f"updates of SGD and of its SDE, prediction, comparison and figure take {significant(data['seconds'])} s on "
-        f"{data['cores']} cores. Bound: passes over memory, for each substep several over a weight for each sample of each "
-        f"trajectory. Drawing the {scientific(data['draws'])} normals, one for each weight, alone takes "
+        f"{data['cores']} cores. Bound: passes over memory, several for each substep over a weight for each sample of "
+        f"each trajectory. Drawing the {scientific(data['draws'])} normals, one for each weight, alone takes "
         f"{significant(alone)} s at {scientific(data['rate'])} a second on each core."
     )
