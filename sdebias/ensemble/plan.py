@@ -20,6 +20,7 @@ from ..dynamics.schedule import Schedule
 from ..dynamics.walk import Walk
 from ..errors import InputError, RunError, check_choice, check_count, check_finite, message
 from ..problems.base import Problem
+from ..storage import Manifest
 from ..symmetry import Symmetry, check_invariance
 from .engine import Engine
 from .record import Record
@@ -83,11 +84,15 @@ class Plan:
         """Number of seed blocks."""
         return math.ceil(self.trajectories / self.sizes.block)
 
-    @cached_property
-    def segments(self) -> list[tuple[int, list[int]]]:
-        """Pieces of the save grid that a walk takes at once: number of the first save, steps of the saves."""
-        starts = range(0, len(self.grid) - 1, SAVES_PER_SEGMENT)
-        return [(at, self.grid[at : at + SAVES_PER_SEGMENT + 1]) for at in starts]
+    @property
+    def instances(self) -> int:
+        """Number of replicates, at least 1."""
+        return math.prod(self.lead)
+
+    def segments(self, since: int, until: int) -> list[tuple[int, list[int]]]:
+        """Return the pieces that a walk takes at once from save `since` to before `until`: first save, and steps."""
+        starts = range(since, until - 1, SAVES_PER_SEGMENT)
+        return [(at, self.grid[at : min(at + SAVES_PER_SEGMENT + 1, until)]) for at in starts]
 
     @cached_property
     def engine(self) -> Engine | None:
@@ -104,53 +109,75 @@ class Plan:
         theta = self.start(block * self.sizes.block, self.sizes.block, rng)
         return Walk(self.dynamics, theta, rng, self.sizes.chunk, advance=self.engine)
 
-    def kept(self, block: int) -> int:
-        """Return the number of trajectories of a block that belong to the ensemble."""
-        return min(self.sizes.block, self.trajectories - block * self.sizes.block)
+    def record(self, trajectories: int, saves: int) -> Record:
+        """Return empty arrays for that many trajectories and saves."""
+        return Record(self.observables, self.lead, trajectories, saves)
 
-    def record(self) -> Record:
-        """Return empty arrays for the whole ensemble."""
-        return Record(self.observables, self.lead, self.trajectories, len(self.grid))
+    def dataset(self, record: Record) -> xr.Dataset:
+        """Label the arrays of the whole ensemble, and write down how they were made."""
+        problem = self.problem
+        machine: dict[str, str | int | float] = {"compile": int(self.compile)}
+        if self.engine is not None:
+            machine |= {"compile_seconds": self.engine.seconds, "compile_failure": self.engine.failure}
+        machine["threads"] = torch.get_num_threads()
+        data = {name: (dims, tensor.cpu().numpy()) for name, (dims, tensor) in problem.arrays().items()}
+        return self._label(record, 0, 0, machine, data)
 
-    def dataset(self, arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
-        """Label the arrays of the ensemble, and write down how they were made."""
-        problem, dynamics, symmetry, grid = self.problem, self.dynamics, self.symmetry, self.grid
-        coords: dict[str, Any] = {"trajectory": np.arange(self.trajectories), "step": np.asarray(grid)}
+    def part(self, record: Record, first: int, since: int, manifest: Manifest) -> xr.Dataset:
+        """Label the arrays of trajectories from `first` and saves from `since` on, a part of a run directory.
+
+        The problem's data, which the directory holds, are not repeated, nor is anything that differs between two
+        processes that compute the same part.
+        """
+        of_run: dict[str, str | int | float] = {
+            **manifest.provenance,
+            "compile": int(self.compile),
+            "identity": manifest.identity(),
+        }
+        return self._label(record, first, since, of_run, {})
+
+    def _label(
+        self,
+        record: Record,
+        first: int,
+        since: int,
+        attributes: Mapping[str, str | int | float],
+        data: Mapping[str, tuple[tuple[str, ...], np.ndarray]],
+    ) -> xr.Dataset:
+        problem, dynamics, symmetry = self.problem, self.dynamics, self.symmetry
+        saves = slice(since, since + record.saves)
+        coords: dict[str, Any] = {
+            "trajectory": np.arange(first, first + record.status.shape[-1]),
+            "step": np.asarray(self.grid[saves]),
+        }
         if problem.replicates is not None:
             coords["replicate"] = np.arange(problem.replicates)
         variables: dict[str, Any] = dynamics.variables()
         for name, value in variables.items():
             if isinstance(value, Schedule):
-                variables[name] = xr.DataArray([value(k) for k in grid], dims="step")
-                coords["time"] = ("step", dynamics.times(value, grid))
+                variables[name] = xr.DataArray([value(k) for k in self.grid[saves]], dims="step")
+                coords["time"] = ("step", dynamics.times(value, self.grid)[saves])
         labels = {
             "theta": ("parameter", problem.layout.labels),
             "predictor_value": ("predictor", problem.predictor_labels),
             "charge_value": ("charge", symmetry.charge_labels if symmetry else []),
         }
-        coords |= {dim: names for name, (dim, names) in labels.items() if name in arrays}
-        attributes: dict[str, str | int | float] = {
+        coords |= {dim: names for name, (dim, names) in labels.items() if name in record.arrays}
+        described: dict[str, str | int | float] = {
             **dynamics.attributes(),
             **{key: self.settings[key] for key in ("seed", "block_size", "dtype", "device")},
-            **self._compiled(),
-            "threads": torch.get_num_threads(),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "divergence_threshold": DIVERGENCE_THRESHOLD,
             **config_attributes(self.config()),
+            **attributes,
         }
-        data = {name: (dims, tensor.cpu().numpy()) for name, (dims, tensor) in problem.arrays().items()}
-        return make_dataset("ensemble", {**arrays, **variables}, coords, attributes, data)
+        arrays = {**record.arrays, "status": record.status}
+        return make_dataset("ensemble", {**arrays, **variables}, coords, described, data)
 
     def config(self) -> dict[str, Any]:
         """Return the configuration as plain data."""
         config = {"problem": self.problem.spec(), "dynamics": self.dynamics.spec(), "run": self.settings}
         return config if self.symmetry is None else {**config, "symmetry": self.symmetry.spec()}
-
-    def _compiled(self) -> dict[str, str | int | float]:
-        compiled: dict[str, str | int | float] = {"compile": int(self.compile)}
-        if self.engine is not None:
-            compiled |= {"compile_seconds": self.engine.seconds, "compile_failure": self.engine.failure}
-        return compiled
 
 
 def make_plan(
@@ -167,8 +194,12 @@ def make_plan(
     block_size: int | None = None,
     memory: int | str | None = None,
     compile: bool | None = None,
+    held: int | None = None,
 ) -> Plan:
-    """Check the arguments of `simulate`, which describes them, and decide what they leave open."""
+    """Check the arguments of `simulate`, which describes them, and decide what they leave open.
+
+    `held` is the number of bytes that results take in memory at most, where they are written to files as they come.
+    """
     check_count("trajectories", trajectories)
     check_count("steps", steps)
     if block_size is not None:
@@ -185,6 +216,7 @@ def make_plan(
     budget = None if memory is None else parse_memory(memory)
     if budget is not None:
         results = result_bytes(problem, observables, trajectories, len(grid))
+        results = results if held is None else min(results, held)
         budget = _working_memory(budget, results) // workers(problem)
     saves = min(SAVES_PER_SEGMENT, len(grid) - 1)
     with memory_errors():
