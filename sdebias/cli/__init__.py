@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = tyro.cli(Command, prog="sdebias", description=DESCRIPTION, args=arguments)
         return command()
     except KeyboardInterrupt as interruption:
-        print(f"sdebias: {interruption or 'interrupted'}", file=sys.stderr)
+        print(f"sdebias: {str(interruption) or 'interrupted'}", file=sys.stderr)
         return 130
     except InputError as error:
         print(f"sdebias: {error}", file=sys.stderr)

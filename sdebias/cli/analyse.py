@@ -106,6 +106,6 @@ def describe(dataset: xr.Dataset, file: Path) -> str:
         except SdebiasError as error:
             return "\n".join([*lines, f"It cannot be made again from the command line: {error}"])
         again = file.parent / f"{file.stem}-again"
-        command = f"sdebias run {shlex.quote(str(file))} --threads {attrs['threads']} --out {shlex.quote(str(again))}"
+        command = f"sdebias run {shlex.quote(str(file))} --out {shlex.quote(str(again))}"
         lines += [f"Make it again, bit for bit with the same versions and cpu_capability:\n  {command}"]
     return "\n".join(lines)

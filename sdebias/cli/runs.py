@@ -14,7 +14,7 @@ from tyro.conf import Positional, arg
 from .. import config
 from ..ensemble.run import CHECKPOINT, prepare
 from ..ensemble.run import run as simulate_in
-from ..errors import InputError, OutputError, check_count, message
+from ..errors import InputError, OutputError, check_count, check_positive, message
 from ..plotting import plot_orbit_drift
 from ..storage import check_outputs, find_runs, is_run, merge, remove_run
 from ..storage.progress import describe_run
@@ -104,13 +104,13 @@ class RunCommand:
         for dynamics in run.dynamics.values():
             dynamics.bind(run.problem, run.symmetry)
         files = [folder / f"{job.name}.nc" for job in jobs if self.merge]
-        check_outputs([*files, folder / FIGURE], size=0, overwrite=self.overwrite)
         for job in jobs:
-            if self.overwrite:
-                remove_run(job.folder)
-            elif is_run(job.folder):
+            if is_run(job.folder) and not self.overwrite:
                 remedy = f"continue it with sdebias run --resume {folder}, or pass --overwrite or another --out"
                 raise OutputError(message(str(job.folder), "no run yet", "one that exists", remedy))
+        check_outputs([*files, folder / FIGURE], size=0, overwrite=self.overwrite)
+        for job in jobs:
+            remove_run(job.folder)
         return jobs
 
     def _known(self, folder: Path) -> list[Job]:
@@ -197,6 +197,7 @@ def _stored_job(name: str, folder: Path, more: Mapping[str, int] | None = None) 
 
 def _simulate(jobs: list[Job], root: Path, checkpoint: float, *, merged: bool) -> int:
     """Simulate what is missing of some ensembles, compare them with the prediction, and draw."""
+    check_positive("checkpoint", checkpoint)
     for job in jobs:
         job.prepare()
     comparisons, files = {}, []

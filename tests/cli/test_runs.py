@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import xarray as xr
@@ -11,7 +12,7 @@ from test_config import TOML
 
 import sdebias as sb
 from sdebias.cli import main
-from sdebias.dynamics.walk import Walk
+from sdebias.ensemble.record import Record
 
 
 def test_run_writes_what_it_prints(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,15 +69,15 @@ def test_an_interrupted_run_goes_on_where_it_was(
     job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["run", "run.toml", "--out", "whole"])
-    walk, calls = Walk.run, iter(range(10**6))
+    write = Record.write
 
-    def interrupted(self: Walk, steps: list[int]) -> object:
-        if next(calls) == 1:
-            signal.raise_signal(signal.SIGINT)
-        return walk(self, steps)
+    def interrupted(self: Record, *arguments: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        write(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Walk, "run", interrupted)
+        patch.setattr(Record, "write", interrupted)
+        patch.setattr("sdebias.ensemble.run.SHARD_NUMBERS", 1)
         assert main(["run", "run.toml", "--out", "out"]) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "sdebias: stopped; continue with: sdebias run --resume out"
     assert main(["status", "out"]) == 0
