@@ -50,15 +50,31 @@ class Record:
         """Number of trajectories whose status is not ok so far."""
         return int((self.status != STATUS["ok"]).sum())
 
-    def write(self, path: Tensor, trajectory: int, save: int) -> None:
-        """Write states of shape (step, [replicate,] trajectory, parameter), from a trajectory and a save on."""
-        columns = slice(trajectory, trajectory + path.shape[-2])
-        np.maximum(self.status[..., columns], _status(path), out=self.status[..., columns])
+    def write(self, path: Tensor, rows: slice, trajectory: int, save: int) -> None:
+        """Write some rows of the states of a block, from a trajectory and a save on.
+
+        Observables are evaluated for the whole block: their rounding depends on the shape, and shall not depend on
+        which rows are kept.
+
+        Parameters
+        ----------
+        path : Tensor, shape=(step, [replicate,] trajectory, parameter)
+            States of a whole block.
+        rows : slice
+            Of its trajectories, what is kept.
+        trajectory, save : int
+            Where the first of them is written.
+        """
+        status = _status(path[..., rows, :])
+        columns = slice(trajectory, trajectory + status.shape[-1])
+        np.maximum(self.status[..., columns], status, out=self.status[..., columns])
+        axis = len(self._lead)
         for name, function in self._observables.items():
-            values = np.moveaxis(function(path).cpu().numpy(), 0, len(self._lead) + 1)
-            shape = (self.status.shape[-1], self.saves, *values.shape[len(self._lead) + 2 :])
+            values = np.moveaxis(function(path).cpu().numpy(), 0, axis + 1)
+            values = values[(slice(None),) * axis + (rows,)]
+            shape = (self.status.shape[-1], self.saves, *values.shape[axis + 2 :])
             if name not in self.arrays:
-                self.arrays[name] = np.empty((*self._lead, *shape), values.dtype)
+                self.arrays[name] = np.zeros((*self._lead, *shape), values.dtype)
             self.arrays[name].reshape(-1, *shape)[:, columns, save : save + len(path)] = values
 
     def state(self) -> dict[str, np.ndarray]:
