@@ -18,21 +18,21 @@ from ..dataset import DIVERGENCE_THRESHOLD, config_attributes, make_dataset
 from ..dynamics.base import Dynamics
 from ..dynamics.schedule import Schedule
 from ..dynamics.walk import Walk
-from ..errors import InputError, RunError, check_choice, check_count, check_finite, message
+from ..errors import InputError, RunError, check_count, check_finite, message
 from ..problems.base import Problem
 from ..symmetry import Symmetry, check_invariance
 from .engine import Engine
-from .record import Record
+from .observables import Function, Observable, choose_observables
+from .record import Record, Recorder
 from .sizes import Sizes, choose_sizes, parse_memory, result_bytes
+from .statistics import Statistic, Summary, choose_statistics
 from .streams import block_seeds
 
 SAVES_PER_SEGMENT = 8
 # Work, in numbers written, above which compiling pays: about a minute without.
 COMPILE_NUMBERS = 5e10
-OBSERVABLES = ("theta", "loss", "charge_value", "log_orbit_volume", "predictor_value")
 
 Initial = Tensor | Callable[[int, torch.Generator], Tensor]
-Observables = Mapping[str, Callable[[Tensor], Tensor]]
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,9 @@ class Plan:
         Bound.
     symmetry : Symmetry or None
         Bound.
-    observables : mapping of str to callable
-        Functions of θ, from (..., parameter) to (..., *trailing).
+    observables : mapping of str to Observable
+    statistics : tuple of Statistic
+        What is kept of them in place of the values of each trajectory; empty where those are kept.
     trajectories : int
         Of each replicate.
     grid : list of int
@@ -64,7 +65,8 @@ class Plan:
     problem: Problem
     dynamics: Dynamics
     symmetry: Symmetry | None
-    observables: Observables
+    observables: Mapping[str, Observable]
+    statistics: tuple[Statistic, ...]
     trajectories: int
     grid: list[int]
     seed: int
@@ -108,27 +110,26 @@ class Plan:
         """Return the number of trajectories of a block that belong to the ensemble."""
         return min(self.sizes.block, self.trajectories - block * self.sizes.block)
 
-    def record(self) -> Record:
-        """Return empty arrays for the whole ensemble."""
+    def record(self) -> Recorder:
+        """Return an empty record of the whole ensemble."""
+        if self.statistics:
+            return Summary(self.observables, self.statistics, self.lead, self.trajectories, self.grid)
         return Record(self.observables, self.lead, self.trajectories, len(self.grid))
 
-    def dataset(self, arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
-        """Label the arrays of the ensemble, and write down how they were made."""
-        problem, dynamics, symmetry, grid = self.problem, self.dynamics, self.symmetry, self.grid
-        coords: dict[str, Any] = {"trajectory": np.arange(self.trajectories), "step": np.asarray(grid)}
+    def dataset(self, variables: Mapping[str, Any], coords: Mapping[str, Any]) -> xr.Dataset:
+        """Label the variables of a record of the ensemble, and write down how they were made."""
+        problem, dynamics, grid = self.problem, self.dynamics, self.grid
+        coords = {**coords, "step": np.asarray(grid)}
+        if not self.statistics:
+            coords["trajectory"] = np.arange(self.trajectories)
         if problem.replicates is not None:
             coords["replicate"] = np.arange(problem.replicates)
-        variables: dict[str, Any] = dynamics.variables()
-        for name, value in variables.items():
+        rates: dict[str, Any] = dynamics.variables()
+        for name, value in rates.items():
             if isinstance(value, Schedule):
-                variables[name] = xr.DataArray([value(k) for k in grid], dims="step")
+                rates[name] = xr.DataArray([value(k) for k in grid], dims="step")
                 coords["time"] = ("step", dynamics.times(value, grid))
-        labels = {
-            "theta": ("parameter", problem.layout.labels),
-            "predictor_value": ("predictor", problem.predictor_labels),
-            "charge_value": ("charge", symmetry.charge_labels if symmetry else []),
-        }
-        coords |= {dim: names for name, (dim, names) in labels.items() if name in arrays}
+        coords |= {o.dims[0]: list(o.labels) for o in self.observables.values() if len(o.labels)}
         attributes: dict[str, str | int | float] = {
             **dynamics.attributes(),
             **{key: self.settings[key] for key in ("seed", "block_size", "dtype", "device")},
@@ -139,7 +140,8 @@ class Plan:
             **config_attributes(self.config()),
         }
         data = {name: (dims, tensor.cpu().numpy()) for name, (dims, tensor) in problem.arrays().items()}
-        return make_dataset("ensemble", {**arrays, **variables}, coords, attributes, data)
+        kind = "statistics" if self.statistics else "ensemble"
+        return make_dataset(kind, {**variables, **rates}, coords, attributes, data)
 
     def config(self) -> dict[str, Any]:
         """Return the configuration as plain data."""
@@ -163,7 +165,8 @@ def make_plan(
     save_every: int | None = None,
     seed: int = 0,
     initial: Initial | None = None,
-    save: Sequence[str] = OBSERVABLES,
+    save: Sequence[str | Function] | None = None,
+    statistics: Sequence[Statistic | str | Mapping[str, Any]] | None = None,
     block_size: int | None = None,
     memory: int | str | None = None,
     compile: bool | None = None,
@@ -180,11 +183,14 @@ def make_plan(
         # A trajectory that has diverged is data here, not an error.
         symmetry = symmetry.bind(problem, validate=False)
     dynamics = dynamics.bind(problem, symmetry)
-    observables = _observables(problem, symmetry, save)
+    observables = choose_observables(problem, symmetry, save, theta=statistics is None)
+    chosen = () if statistics is None else choose_statistics(statistics, observables, steps)
     start = _initial_law(problem, initial, trajectories)
     budget = None if memory is None else parse_memory(memory)
     if budget is not None:
-        results = result_bytes(problem, observables, trajectories, len(grid))
+        lead = () if problem.replicates is None else (problem.replicates,)
+        summary = Summary(observables, chosen, lead, trajectories, grid) if chosen else None
+        results = summary.nbytes if summary else result_bytes(problem, observables, trajectories, len(grid))
         budget = _working_memory(budget, results) // workers(problem)
     saves = min(SAVES_PER_SEGMENT, len(grid) - 1)
     with memory_errors():
@@ -194,10 +200,16 @@ def make_plan(
         compile = problem.device.type == "cuda" or work > COMPILE_NUMBERS  # a CUDA graph costs no compiler
     settings: dict[str, Any] = {"trajectories": trajectories, "steps": steps, "save_every": grid[1], "seed": seed}
     settings |= {"block_size": sizes.block, "compile": compile, "save": list(observables)}
+    if chosen:
+        settings["statistics"] = [statistic.spec() for statistic in chosen]
+    if not all(isinstance(entry, str) for entry in save or ()):
+        settings["functions"] = "given in the call"
     settings |= {"dtype": dtype_name(problem.dtype), "device": str(problem.device)}
     if initial is not None:
         settings["initial"] = "given in the call"
-    return Plan(problem, dynamics, symmetry, observables, trajectories, grid, seed, start, sizes, compile, settings)
+    return Plan(
+        problem, dynamics, symmetry, observables, chosen, trajectories, grid, seed, start, sizes, compile, settings
+    )
 
 
 def workers(problem: Problem) -> int:
@@ -243,29 +255,16 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def ensemble_bytes(
-    problem: Problem, symmetry: Symmetry | None, *, trajectories: int, saves: int, save: Sequence[str] = OBSERVABLES
+    problem: Problem,
+    symmetry: Symmetry | None,
+    *,
+    trajectories: int,
+    saves: int,
+    save: Sequence[str | Function] | None = None,
 ) -> int:
     """Return the size in bytes of the arrays that `simulate` would return."""
     bound = symmetry.bind(problem, validate=False) if symmetry else None
-    return result_bytes(problem, _observables(problem, bound, save), trajectories, saves)
-
-
-def _observables(
-    problem: Problem, symmetry: Symmetry | None, save: Sequence[str]
-) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Return the function of θ behind each observable that is wanted and that the call can give."""
-    functions: dict[str, Callable[[Tensor], Tensor]] = {
-        "theta": lambda theta: theta,
-        "loss": problem.loss,
-        "predictor_value": problem.predictor,
-    }
-    if symmetry is not None:
-        functions["log_orbit_volume"] = symmetry.log_orbit_volume
-        if symmetry.charge_labels:
-            functions["charge_value"] = symmetry.charge
-    for name in save:
-        check_choice("save", name, OBSERVABLES)
-    return {name: functions[name] for name in save if name in functions}
+    return result_bytes(problem, choose_observables(problem, bound, save), trajectories, saves)
 
 
 def _initial_law(problem: Problem, initial: Initial | None, trajectories: int) -> Callable[..., Tensor]:

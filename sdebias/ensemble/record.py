@@ -2,22 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor
 
-from ..dataset import DIVERGENCE_THRESHOLD, STATUS
+from ..dataset import DIVERGENCE_THRESHOLD, OK, PATH, SCHEMA, STATUS
+from .observables import Observable
 
 
-class Record:
-    """Arrays on the host, filled block by block and segment by segment.
+class Recorder(ABC):
+    """What takes the states of an ensemble, block by block and segment by segment, and keeps something of them.
 
     Parameters
     ----------
-    observables : mapping of str to callable
-        Functions of θ, from (..., parameter) to (..., *trailing).
+    lead : tuple of int
+        (replicate,) or ().
+    trajectories : int
+
+    Attributes
+    ----------
+    status : array of int8, shape=([replicate,] trajectory)
+    """
+
+    def __init__(self, lead: tuple[int, ...], trajectories: int) -> None:
+        self.status = np.zeros((*lead, trajectories), np.int8)
+
+    @property
+    def flagged(self) -> int:
+        """Number of trajectories whose status is not ok so far."""
+        return int((self.status != OK).sum())
+
+    @abstractmethod
+    def write(self, path: Tensor, trajectory: int, save: int) -> None:
+        """Take states of shape (step, [replicate,] trajectory, parameter), from a trajectory and a save on.
+
+        The segments of a block come in the order of their steps; the first state of one may be the last of the one
+        before it. Blocks come in any order, from several threads.
+        """
+
+    @abstractmethod
+    def variables(self) -> dict[str, Any]:
+        """Return what was kept, as variables of a dataset."""
+
+    def coords(self) -> dict[str, Any]:
+        """Return labels of dims that no other record has."""
+        return {}
+
+    def _mark(self, flags: Tensor, trajectory: int) -> None:
+        """Keep the worst of the flags of shape (step, [replicate,] trajectory)."""
+        columns = slice(trajectory, trajectory + flags.shape[-1])
+        worst = flags.amax(0).cpu().numpy()
+        np.maximum(self.status[..., columns], worst, out=self.status[..., columns])
+
+
+class Record(Recorder):
+    """Values of every trajectory, in arrays on the host.
+
+    Parameters
+    ----------
+    observables : mapping of str to Observable
     lead : tuple of int
         (replicate,) or ().
     trajectories, saves : int
@@ -25,31 +73,25 @@ class Record:
     Attributes
     ----------
     arrays : dict of str to array, shape=([replicate,] trajectory, step, *trailing)
-    status : array of int8, shape=([replicate,] trajectory)
     """
 
     def __init__(
         self,
-        observables: Mapping[str, Callable[[Tensor], Tensor]],
+        observables: Mapping[str, Observable],
         lead: tuple[int, ...],
         trajectories: int,
         saves: int,
     ) -> None:
+        super().__init__(lead, trajectories)
         self._observables = observables
         self._lead = lead
         self._saves = saves
-        self.status = np.zeros((*lead, trajectories), np.int8)
         self.arrays: dict[str, np.ndarray] = {}
 
-    @property
-    def flagged(self) -> int:
-        """Number of trajectories whose status is not ok so far."""
-        return int((self.status != STATUS["ok"]).sum())
-
     def write(self, path: Tensor, trajectory: int, save: int) -> None:
-        """Write states of shape (step, [replicate,] trajectory, parameter), from a trajectory and a save on."""
+        """Write the values at states; see `Recorder.write`."""
+        self._mark(status_of(path), trajectory)
         columns = slice(trajectory, trajectory + path.shape[-2])
-        np.maximum(self.status[..., columns], _status(path), out=self.status[..., columns])
         for name, function in self._observables.items():
             values = np.moveaxis(function(path).cpu().numpy(), 0, len(self._lead) + 1)
             shape = (self.status.shape[-1], self._saves, *values.shape[len(self._lead) + 2 :])
@@ -57,9 +99,19 @@ class Record:
                 self.arrays[name] = np.empty((*self._lead, *shape), values.dtype)
             self.arrays[name].reshape(-1, *shape)[:, columns, save : save + len(path)] = values
 
+    def variables(self) -> dict[str, Any]:
+        """Return all values and statuses."""
+        found: dict[str, Any] = {**self.arrays, "status": self.status}
+        lead = ("replicate",) if self._lead else ()
+        for name in self.arrays.keys() - SCHEMA.keys():
+            observable = self._observables[name]
+            dims = (*lead, *PATH, *observable.dims)
+            found[name] = xr.DataArray(self.arrays[name], dims=dims, attrs=observable.attributes)
+        return found
 
-def _status(path: Tensor) -> np.ndarray:
-    """Return the worst flag of each trajectory over states of shape (step, ..., trajectory, parameter)."""
-    size = path.abs().amax(dim=(0, -1))  # NaN propagates
+
+def status_of(path: Tensor) -> Tensor:
+    """Return the flag of each state of shape (..., parameter)."""
+    size = path.abs().amax(-1)  # NaN propagates
     flags = torch.where(size > DIVERGENCE_THRESHOLD, STATUS["diverged"], STATUS["ok"])
-    return torch.where(torch.isfinite(size), flags, STATUS["non_finite"]).to(torch.int8).cpu().numpy()
+    return torch.where(torch.isfinite(size), flags, STATUS["non_finite"]).to(torch.int8)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import xarray as xr
@@ -15,7 +15,9 @@ from tqdm import tqdm
 from ..dynamics.base import Dynamics
 from ..problems.base import Problem
 from ..symmetry import Symmetry
-from .plan import OBSERVABLES, Initial, make_plan, memory_errors, workers
+from .observables import Function
+from .plan import Initial, make_plan, memory_errors, workers
+from .statistics import Statistic
 
 T = TypeVar("T")
 
@@ -30,7 +32,8 @@ def simulate(
     save_every: int | None = None,
     seed: int = 0,
     initial: Initial | None = None,
-    save: Sequence[str] = OBSERVABLES,
+    save: Sequence[str | Function] | None = None,
+    statistics: Sequence[Statistic | str | Mapping[str, Any]] | None = None,
     block_size: int | None = None,
     memory: int | str | None = None,
     compile: bool | None = None,
@@ -60,8 +63,13 @@ def simulate(
     initial : Tensor or callable, optional
         θ(0) of shape ([replicate,] trajectory, parameter), or a function (trajectories, generator) that draws it for a
         block; by default the problem's initial law.
-    save : sequence of str
-        Observables to keep, of ``theta, loss, charge_value, log_orbit_volume, predictor_value``.
+    save : sequence of str or callable, optional
+        Observables to keep, of ``theta, loss, charge_value, log_orbit_volume, predictor_value``, or ``charge`` and
+        ``predictor`` for short; by default all that there are. A function of θ, from (..., parameter) to
+        (..., *trailing), is an observable that is called as it is.
+    statistics : sequence of str or Statistic, optional
+        What to keep of observables in place of the values of each trajectory: ``mean``, ``variance``, ``covariance``,
+        ``quantiles``, or objects of `sdebias.statistics`. θ is then among the observables only where `save` names it.
     block_size : int, optional
         Trajectories of a seed block; by default from the size of one step, so that it stays in a cache. It decides the
         random streams, and is reported in the attributes.
@@ -79,7 +87,7 @@ def simulate(
     -------
     xr.Dataset
         Kind "ensemble", see `sdebias.dataset.SCHEMA`. A trajectory that turns non-finite or diverges keeps its rows and
-        is flagged in ``status``.
+        is flagged in ``status``. With `statistics`, kind "statistics": a trajectory counts until it is flagged.
 
     Raises
     ------
@@ -100,6 +108,7 @@ def simulate(
         seed=seed,
         initial=initial,
         save=save,
+        statistics=statistics,
         block_size=block_size,
         memory=memory,
         compile=compile,
@@ -119,7 +128,7 @@ def simulate(
     total = instances * trajectories * steps
     with progress_bar(progress, total, type(dynamics).__name__) as bar, memory_errors():
         side_by_side(block, range(plan.blocks), workers(problem))
-    return plan.dataset({**record.arrays, "status": record.status})
+    return plan.dataset(record.variables(), record.coords())
 
 
 def side_by_side(function: Callable[[T, threading.Event], None], items: Sequence[T], workers: int) -> None:

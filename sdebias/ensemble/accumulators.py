@@ -1,0 +1,291 @@
+"""Sufficient statistics of an observable: moments, a sketch of quantiles, histograms; mergeable, in float64.
+
+Everything is an array with a leading save axis where it is kept for each step, then replicates, then the coordinates
+of the observable on one axis. Counts add exactly; moments merge by Chan, Golub and LeVeque (1983), in a fixed order.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import DataError, message
+
+Arrays = dict[str, np.ndarray]
+
+# Trajectories are dealt to this many groups, whose counts are kept apart: the spread between independent groups says
+# how much a histogram that is pooled over correlated steps is worth.
+GROUPS = 64
+# A sketch that was written by somebody else may be this wide; one of float64 at an accuracy of 0.1 % is narrower.
+WIDEST_SKETCH = 2**20
+# How far values of an observable are expected to spread, for forecasts of size.
+DECADES = 8
+
+
+class Accumulator(ABC):
+    """Sufficient statistics that grow by parts: one part for each seed block and segment.
+
+    Attributes
+    ----------
+    arrays : dict of str to array
+        All of the state.
+    """
+
+    arrays: Arrays
+
+    @property
+    def nbytes(self) -> int:
+        """Size in the end, as far as it is known before."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+    @abstractmethod
+    def part(self, x: Tensor, kept: Tensor, save: int) -> Arrays:
+        """Return the statistics of a piece of the ensemble alone.
+
+        Parameters
+        ----------
+        x : Tensor of float64, shape=(step, [replicate,] coordinate, trajectory)
+            Values, 0 where they are not kept.
+        kept : Tensor of bool, shape=(step, [replicate,] trajectory)
+        save : int
+            Index of the first step.
+        """
+
+    @abstractmethod
+    def add(self, part: Arrays, save: slice) -> None:
+        """Add a part that holds the steps of a slice."""
+
+    @abstractmethod
+    def merge(self, other: Accumulator) -> None:
+        """Add what another one of the same kind has seen."""
+
+    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Replace the state by one that was stored.
+
+        Raises
+        ------
+        DataError
+            If an array is missing or has another dtype or shape.
+        """
+        for name, own in self.arrays.items():
+            self.arrays[name] = checked_array(name, arrays, own.shape, own.dtype)
+
+
+def checked_array(
+    name: str, arrays: Mapping[str, np.ndarray], shape: tuple[int | None, ...], dtype: np.dtype
+) -> np.ndarray:
+    """Return a copy of a stored array of a shape, in which None stands for any length.
+
+    Raises
+    ------
+    DataError
+        If it is missing, or has another dtype or shape.
+    """
+    found = arrays.get(name)
+    if found is None:
+        raise DataError(message("statistics", f"an array {name!r}", "none", "the file is not of this run"))
+    same = len(found.shape) == len(shape) and all(n in (None, m) for n, m in zip(shape, found.shape, strict=True))
+    if not same or found.dtype != dtype:
+        want, got = f"{name!r} of {dtype} and shape {shape}", f"{found.dtype} and shape {found.shape}"
+        raise DataError(message("statistics", want, got, "the file is not of this run"))
+    return np.array(found)
+
+
+class Moments(Accumulator):
+    """Count, mean and centred second moments at each step.
+
+    Parameters
+    ----------
+    cells : tuple of int
+        (save, [replicate,] coordinate).
+    full : bool
+        Keep all products of two coordinates, not only squares.
+    """
+
+    def __init__(self, cells: tuple[int, ...], full: bool) -> None:
+        self.full = full
+        square = (*cells, cells[-1]) if full else cells
+        self.arrays = {"count": np.zeros(cells[:-1], np.int64), "mean": np.zeros(cells), "moment": np.zeros(square)}
+
+    def part(self, x: Tensor, kept: Tensor, save: int) -> Arrays:
+        """Return count, mean and Σ (x − mean)(x − mean)ᵀ; see `Accumulator.part`."""
+        count = kept.sum(-1)
+        mean = x.sum(-1) / count.clamp_min(1).unsqueeze(-1)
+        centred = (x - mean.unsqueeze(-1)) * kept.unsqueeze(-2)
+        moment = centred @ centred.mT if self.full else centred.square().sum(-1)
+        return {"count": count.cpu().numpy(), "mean": mean.cpu().numpy(), "moment": moment.cpu().numpy()}
+
+    def add(self, part: Arrays, save: slice) -> None:
+        """Add a part: M = M_a + M_b + δ δᵀ n_a n_b/n, δ = mean_b − mean_a."""
+        count, mean, moment = (self.arrays[name][save] for name in ("count", "mean", "moment"))
+        more = part["count"]
+        weight = (more / np.maximum(count + more, 1))[..., None]
+        delta = part["mean"] - mean
+        shift = delta * (weight * count[..., None])
+        moment += part["moment"] + (delta[..., None] * shift[..., None, :] if self.full else delta * shift)
+        mean += delta * weight
+        count += more
+
+    def merge(self, other: Accumulator) -> None:
+        """Add the moments of trajectories that come after these."""
+        self.add(other.arrays, slice(None))
+
+    def mean(self) -> np.ndarray:
+        """Return the means; NaN where there are no values."""
+        return np.where(self.arrays["count"][..., None] > 0, self.arrays["mean"], np.nan)
+
+    def covariance(self) -> np.ndarray:
+        """Return the unbiased covariances; NaN where there are fewer than two values."""
+        return self.arrays["moment"] / self._freedom()[..., None, None]
+
+    def variance(self) -> np.ndarray:
+        """Return the unbiased variances; NaN where there are fewer than two values."""
+        moment = self.arrays["moment"]
+        squares = np.diagonal(moment, axis1=-2, axis2=-1) if self.full else moment
+        return squares / self._freedom()[..., None]
+
+    def mean_error(self) -> np.ndarray:
+        """Return the standard errors of the means; NaN where there are fewer than two values."""
+        return np.sqrt(self.variance() / np.maximum(self.arrays["count"], 1)[..., None])
+
+    def _freedom(self) -> np.ndarray:
+        count = self.arrays["count"]
+        return np.where(count > 1, count - 1.0, np.nan)
+
+
+class Sketch(Accumulator):
+    """Counts in logarithmic bins at each step, from which quantiles follow with a relative accuracy.
+
+    A value x has the key sgn(x) ⌈log_γ(|x|/s)⌉, γ = (1+α)/(1−α), and 0 where |x| ≤ s; 2sγ^k/(γ+1) is within α|x| of
+    every x with key k > 0 (Masson, Rim and Lee 2019, DDSketch). The array covers the keys that occur.
+
+    Parameters
+    ----------
+    cells : tuple of int
+        (save, [replicate,] coordinate).
+    accuracy : float
+        α.
+    smallest : float
+        s.
+    """
+
+    def __init__(self, cells: tuple[int, ...], accuracy: float, smallest: float) -> None:
+        self.smallest = smallest
+        self.gamma = (1 + accuracy) / (1 - accuracy)
+        self.arrays = {"sketch": np.zeros((*cells, 0), np.int64), "sketch_first": np.zeros((), np.int64)}
+
+    @property
+    def nbytes(self) -> int:
+        """Size where values spread over eight decades."""
+        keys = max(math.log(10.0**DECADES) / math.log(self.gamma), self.arrays["sketch"].shape[-1])
+        return int(8 * math.prod(self.arrays["sketch"].shape[:-1]) * keys)
+
+    def part(self, x: Tensor, kept: Tensor, save: int) -> Arrays:
+        """Return the counts of a piece; see `Accumulator.part`."""
+        # Above s for every x that is; two roundings of the logarithm are far below α.
+        size = (x.abs() / self.smallest).clamp_min_(1).log_().div_(math.log(self.gamma)).ceil_()
+        keys = size.copysign_(x).to(torch.int64)
+        use = kept.unsqueeze(-2).expand_as(keys)
+        if not bool(kept.any()):
+            return {"sketch": np.zeros((*x.shape[:-1], 0), np.int64), "sketch_first": np.zeros((), np.int64)}
+        # Values that are not kept take the key of one that is, so that they do not widen the range.
+        keys = torch.where(use, keys, keys[use][0]) if not bool(kept.all()) else keys
+        low, high = (int(end) for end in keys.aminmax())
+        width = high - low + 1
+        counts = count_cells(keys - low, use, width)
+        return {"sketch": counts.cpu().numpy(), "sketch_first": np.asarray(low)}
+
+    def add(self, part: Arrays, save: slice) -> None:
+        """Add a part; the array grows where it has new keys."""
+        low, width = int(part["sketch_first"]), part["sketch"].shape[-1]
+        own, first = self.arrays["sketch"], int(self.arrays["sketch_first"])
+        if not width:
+            return
+        if not own.shape[-1]:
+            first = low
+        before, after = max(first - low, 0), max(low + width - first - own.shape[-1], 0)
+        if before or after:
+            own = np.pad(own, [(0, 0)] * (own.ndim - 1) + [(before, after)])
+        first -= before
+        own[save, ..., low - first : low - first + width] += part["sketch"]
+        self.arrays |= {"sketch": own, "sketch_first": np.asarray(first)}
+
+    def merge(self, other: Accumulator) -> None:
+        """Add the counts of another sketch; exact in any order."""
+        self.add(other.arrays, slice(None))
+
+    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Replace the state; see `Accumulator.load`."""
+        shape = (*self.arrays["sketch"].shape[:-1], None)
+        counts = checked_array("sketch", arrays, shape, np.dtype(np.int64))
+        first = checked_array("sketch_first", arrays, (), np.dtype(np.int64))
+        if counts.shape[-1] > WIDEST_SKETCH or abs(int(first)) > WIDEST_SKETCH:
+            got = f"{counts.shape[-1]} from {int(first)} on"
+            raise DataError(message("statistics", f"at most {WIDEST_SKETCH} keys", got, "the file is not of this run"))
+        self.arrays = {"sketch": counts, "sketch_first": first}
+
+    def quantiles(self, levels: Sequence[float]) -> np.ndarray:
+        """Return the estimates of the values of rank ⌊q(n−1)⌋, shape (level, *cells); NaN where there are none."""
+        counts = self.arrays["sketch"]
+        if not counts.shape[-1]:
+            return np.full((len(levels), *counts.shape[:-1]), np.nan)
+        sums = counts.cumsum(-1)
+        total = sums[..., -1]
+        first = int(self.arrays["sketch_first"])
+        keys = np.stack([(sums <= np.floor(q * (total - 1))[..., None]).sum(-1) for q in levels]) + first
+        size = np.exp(np.abs(keys) * math.log(self.gamma) + math.log(2 * self.smallest / (1 + self.gamma)))
+        return np.where(total > 0, np.sign(keys) * size, np.nan)
+
+
+class Counts(Accumulator):
+    """Counts in given bins, pooled over the saves from one on, for each of `GROUPS` groups of trajectories.
+
+    The first and the last bin are what lies below and above the edges. Trajectory t of a block is in group t mod 64.
+
+    Parameters
+    ----------
+    cells : tuple of int
+        (save, [replicate,] coordinate).
+    edges : array, shape=(edge,)
+        Increasing; a bin holds its lower edge.
+    since : int
+        Index of the first save that counts.
+    """
+
+    def __init__(self, cells: tuple[int, ...], edges: np.ndarray, since: int) -> None:
+        self.edges, self.since = edges, since
+        self.arrays = {"histogram": np.zeros((*cells[1:-1], GROUPS, cells[-1], len(edges) + 1), np.int64)}
+
+    def part(self, x: Tensor, kept: Tensor, save: int) -> Arrays:
+        """Return the counts of a piece; see `Accumulator.part`."""
+        skip = max(self.since - save, 0)
+        x, kept = x[skip:], kept[skip:]
+        # Steps are pooled: ([replicate,] coordinate, step, trajectory).
+        x, kept = x.movedim(0, -2).contiguous(), kept.movedim(0, -2).unsqueeze(-3)
+        bins = torch.bucketize(x, torch.as_tensor(self.edges, device=x.device), right=True)
+        use = kept.expand_as(bins)
+        group = (torch.arange(x.shape[-1], device=x.device) % GROUPS) * (len(self.edges) + 1)
+        counts = count_cells((bins + group).flatten(-2), use.flatten(-2), GROUPS * (len(self.edges) + 1))
+        return {"histogram": counts.unflatten(-1, (GROUPS, -1)).transpose(-3, -2).cpu().numpy()}
+
+    def add(self, part: Arrays, save: slice) -> None:
+        """Add a part."""
+        self.arrays["histogram"] += part["histogram"]
+
+    def merge(self, other: Accumulator) -> None:
+        """Add the counts of another histogram; exact in any order."""
+        self.add(other.arrays, slice(None))
+
+
+def count_cells(bins: Tensor, use: Tensor, width: int) -> Tensor:
+    """Return how often each of `width` bins occurs along the last axis among the entries in use, (..., bin)."""
+    lead = bins.shape[:-1]
+    row = torch.arange(lead.numel(), device=bins.device).view(*lead, 1) * width
+    # What is not in use goes to one place beyond all bins.
+    place = torch.where(use, bins + row, lead.numel() * width)
+    return torch.bincount(place.flatten(), minlength=lead.numel() * width + 1)[:-1].view(*lead, width)
