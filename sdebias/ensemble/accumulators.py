@@ -23,6 +23,8 @@ Arrays = dict[str, np.ndarray]
 GROUPS = 64
 # A sketch that was written by somebody else may be this wide; one of float64 at an accuracy of 0.1 % is narrower.
 WIDEST_SKETCH = 2**20
+# Distance from an edge, in bins, within which rounding may decide; far above what it does in float64.
+CLOSE = 1e-6
 # How far values of an observable are expected to spread, for forecasts of size.
 DECADES = 8
 
@@ -44,14 +46,15 @@ class Accumulator(ABC):
         return sum(array.nbytes for array in self.arrays.values())
 
     @abstractmethod
-    def part(self, x: Tensor, kept: Tensor, save: int) -> Arrays:
+    def part(self, x: Tensor, kept: Tensor | None, save: int) -> Arrays:
         """Return the statistics of a piece of the ensemble alone.
 
         Parameters
         ----------
         x : Tensor of float64, shape=(step, [replicate,] coordinate, trajectory)
             Values, 0 where they are not kept.
-        kept : Tensor of bool, shape=(step, [replicate,] trajectory)
+        kept : Tensor of bool, shape=(step, [replicate,] trajectory), optional
+            Which trajectories count; None for all.
         save : int
             Index of the first step.
         """
@@ -112,11 +115,14 @@ class Moments(Accumulator):
         square = (*cells, cells[-1]) if full else cells
         self.arrays = {"count": np.zeros(cells[:-1], np.int64), "mean": np.zeros(cells), "moment": np.zeros(square)}
 
-    def part(self, x: Tensor, kept: Tensor, save: int) -> Arrays:
+    def part(self, x: Tensor, kept: Tensor | None, save: int) -> Arrays:
         """Return count, mean and Σ (x − mean)(x − mean)ᵀ; see `Accumulator.part`."""
-        count = kept.sum(-1)
+        lead = (*x.shape[:-2], x.shape[-1])
+        count = torch.full(lead[:-1], lead[-1], device=x.device) if kept is None else kept.sum(-1)
         mean = x.sum(-1) / count.clamp_min(1).unsqueeze(-1)
-        centred = (x - mean.unsqueeze(-1)) * kept.unsqueeze(-2)
+        centred = x - mean.unsqueeze(-1)
+        if kept is not None:
+            centred *= kept.unsqueeze(-2)
         moment = centred @ centred.mT if self.full else centred.square().sum(-1)
         return {"count": count.cpu().numpy(), "mean": mean.cpu().numpy(), "moment": moment.cpu().numpy()}
 
@@ -185,19 +191,14 @@ class Sketch(Accumulator):
         keys = max(math.log(10.0**DECADES) / math.log(self.gamma), self.arrays["sketch"].shape[-1])
         return int(8 * math.prod(self.arrays["sketch"].shape[:-1]) * keys)
 
-    def part(self, x: Tensor, kept: Tensor, save: int) -> Arrays:
+    def part(self, x: Tensor, kept: Tensor | None, save: int) -> Arrays:
         """Return the counts of a piece; see `Accumulator.part`."""
-        # Above s for every x that is; two roundings of the logarithm are far below α.
-        size = (x.abs() / self.smallest).clamp_min_(1).log_().div_(math.log(self.gamma)).ceil_()
-        keys = size.copysign_(x).to(torch.int64)
-        use = kept.unsqueeze(-2).expand_as(keys)
-        if not bool(kept.any()):
+        keys = x.abs().mul_(1 / self.smallest).clamp_min_(1).log_().mul_(1 / math.log(self.gamma)).ceil_().copysign_(x)
+        inside = keys if kept is None else keys[kept.unsqueeze(-2).expand_as(keys)]
+        if not inside.numel():
             return {"sketch": np.zeros((*x.shape[:-1], 0), np.int64), "sketch_first": np.zeros((), np.int64)}
-        # Values that are not kept take the key of one that is, so that they do not widen the range.
-        keys = torch.where(use, keys, keys[use][0]) if not bool(kept.all()) else keys
-        low, high = (int(end) for end in keys.aminmax())
-        width = high - low + 1
-        counts = count_cells(keys - low, use, width)
+        low, high = (int(end) for end in inside.aminmax())
+        counts = count_cells(keys, kept, high - low + 1, low)
         return {"sketch": counts.cpu().numpy(), "sketch_first": np.asarray(low)}
 
     def add(self, part: Arrays, save: slice) -> None:
@@ -261,16 +262,24 @@ class Counts(Accumulator):
         self.edges, self.since = edges, since
         self.arrays = {"histogram": np.zeros((*cells[1:-1], GROUPS, cells[-1], len(edges) + 1), np.int64)}
 
-    def part(self, x: Tensor, kept: Tensor, save: int) -> Arrays:
+    def part(self, x: Tensor, kept: Tensor | None, save: int) -> Arrays:
         """Return the counts of a piece; see `Accumulator.part`."""
         skip = max(self.since - save, 0)
-        x, kept = x[skip:], kept[skip:]
         # Steps are pooled: ([replicate,] coordinate, step, trajectory).
-        x, kept = x.movedim(0, -2).contiguous(), kept.movedim(0, -2).unsqueeze(-3)
-        bins = torch.bucketize(x, torch.as_tensor(self.edges, device=x.device), right=True)
-        use = kept.expand_as(bins)
-        group = (torch.arange(x.shape[-1], device=x.device) % GROUPS) * (len(self.edges) + 1)
-        counts = count_cells((bins + group).flatten(-2), use.flatten(-2), GROUPS * (len(self.edges) + 1))
+        x = x[skip:].movedim(0, -2)
+        kept = None if kept is None else kept[skip:].movedim(0, -2)
+        bins = len(self.edges) - 1
+        lower, upper = self.edges[[0, -1]]
+        exact = (x - lower).mul_(bins / (upper - lower))
+        place = exact.floor().clamp_(-1, bins).add_(1)
+        if bool((exact.sub_(exact.round()).abs_() < CLOSE).any()):
+            # Rounding puts what is close to an edge on either side of it; the edges decide.
+            edges = torch.as_tensor(np.r_[-np.inf, self.edges, np.inf], device=x.device)
+            index = place.long()
+            place += (x >= edges[index + 1]).to(x.dtype) - (x < edges[index]).to(x.dtype)
+        place += (torch.arange(x.shape[-1], device=x.device) % GROUPS) * (bins + 2)
+        kept = None if kept is None else kept.flatten(-2)
+        counts = count_cells(place.flatten(-2), kept, GROUPS * (bins + 2))
         return {"histogram": counts.unflatten(-1, (GROUPS, -1)).transpose(-3, -2).cpu().numpy()}
 
     def add(self, part: Arrays, save: slice) -> None:
@@ -282,10 +291,24 @@ class Counts(Accumulator):
         self.add(other.arrays, slice(None))
 
 
-def count_cells(bins: Tensor, use: Tensor, width: int) -> Tensor:
-    """Return how often each of `width` bins occurs along the last axis among the entries in use, (..., bin)."""
-    lead = bins.shape[:-1]
-    row = torch.arange(lead.numel(), device=bins.device).view(*lead, 1) * width
-    # What is not in use goes to one place beyond all bins.
-    place = torch.where(use, bins + row, lead.numel() * width)
-    return torch.bincount(place.flatten(), minlength=lead.numel() * width + 1)[:-1].view(*lead, width)
+def count_cells(places: Tensor, kept: Tensor | None, width: int, first: int = 0) -> Tensor:
+    """Return how often each of `width` places from `first` on occurs along the last axis.
+
+    Parameters
+    ----------
+    places : Tensor of float64, shape=(..., coordinate, n)
+        Whole numbers; overwritten.
+    kept : Tensor of bool, shape=(..., n), optional
+        What counts.
+    width, first : int
+
+    Returns
+    -------
+    Tensor of int64, shape=(..., coordinate, width)
+    """
+    lead = places.shape[:-1]
+    rows = torch.arange(lead.numel(), dtype=places.dtype, device=places.device).view(*lead, 1)
+    places += rows * width - first
+    if kept is not None:  # what does not count goes to one place beyond all others
+        places = torch.where(kept.unsqueeze(-2), places, float(lead.numel() * width))
+    return torch.bincount(places.flatten().long(), minlength=lead.numel() * width + 1)[:-1].view(*lead, width)

@@ -53,11 +53,25 @@ class Recorder(ABC):
         """Return labels of dims that no other record has."""
         return {}
 
-    def _mark(self, flags: Tensor, trajectory: int) -> None:
-        """Keep the worst of the flags of shape (step, [replicate,] trajectory)."""
-        columns = slice(trajectory, trajectory + flags.shape[-1])
-        worst = flags.amax(0).cpu().numpy()
-        np.maximum(self.status[..., columns], worst, out=self.status[..., columns])
+    def _mark(self, path: Tensor, trajectory: int) -> Tensor | None:
+        """Flag states, keep the worst flag of each trajectory, and return which states come before any.
+
+        Returns
+        -------
+        Tensor of bool, shape=(step, [replicate,] trajectory), or None
+            None where no trajectory is flagged.
+        """
+        status = self.status[..., trajectory : trajectory + path.shape[-2]]
+        # Almost always nothing is wrong, which one number tells; NaN compares as False.
+        if bool(path.abs().amax() <= DIVERGENCE_THRESHOLD) and not status.any():
+            return None
+        before = torch.from_numpy(status).to(path.device)
+        size = path.abs().amax(-1)  # NaN propagates
+        flags = torch.where(size > DIVERGENCE_THRESHOLD, STATUS["diverged"], OK)
+        flags = torch.where(torch.isfinite(size), flags, STATUS["non_finite"]).to(torch.int8)
+        worst = torch.maximum(flags.cummax(0).values, before)
+        status[...] = worst[-1].cpu().numpy()
+        return worst == OK
 
 
 class Record(Recorder):
@@ -90,7 +104,7 @@ class Record(Recorder):
 
     def write(self, path: Tensor, trajectory: int, save: int) -> None:
         """Write the values at states; see `Recorder.write`."""
-        self._mark(status_of(path), trajectory)
+        self._mark(path, trajectory)
         columns = slice(trajectory, trajectory + path.shape[-2])
         for name, function in self._observables.items():
             values = np.moveaxis(function(path).cpu().numpy(), 0, len(self._lead) + 1)
@@ -108,10 +122,3 @@ class Record(Recorder):
             dims = (*lead, *PATH, *observable.dims)
             found[name] = xr.DataArray(self.arrays[name], dims=dims, attrs=observable.attributes)
         return found
-
-
-def status_of(path: Tensor) -> Tensor:
-    """Return the flag of each state of shape (..., parameter)."""
-    size = path.abs().amax(-1)  # NaN propagates
-    flags = torch.where(size > DIVERGENCE_THRESHOLD, STATUS["diverged"], STATUS["ok"])
-    return torch.where(torch.isfinite(size), flags, STATUS["non_finite"]).to(torch.int8)

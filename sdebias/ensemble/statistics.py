@@ -21,11 +21,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ..dataset import OK, SUMMARIES
+from ..dataset import SUMMARIES
 from ..errors import InputError, check_choice, check_count, check_positive, message, nearest
 from .accumulators import Accumulator, Arrays, Counts, Moments, Sketch, checked_array
 from .observables import Observable, canonical
-from .record import Recorder, status_of
+from .record import Recorder
 
 # Arrays by the suffix of their variable, with dims: `replicate` where there are several, `...` for the observable's.
 Results = dict[str, tuple[tuple[str, ...], np.ndarray]]
@@ -360,19 +360,14 @@ class Summary(Recorder):
         path, save = path[skip:], save + skip
         if not len(path):
             return
-        flags = status_of(path)
-        columns = slice(trajectory, trajectory + path.shape[-2])
-        before = torch.from_numpy(self.status[..., columns] != OK).to(path.device)
-        ok = ~((flags != OK).cummax(0).values | before)
-        self._mark(flags, trajectory)
+        ok = self._mark(path, trajectory)
         arrays = {}
         for name, observable in self._observables.items():
-            values = observable(path).flatten(path.ndim - 1) if observable.shape else observable(path).unsqueeze(-1)
-            finite = torch.isfinite(values).all(-1) & ok
-            # Trajectories on the last axis: contiguous for sums over them.
-            x = torch.where(finite.unsqueeze(-2), values.mT, 0).to(torch.float64)
-            arrays[name] = {kind: found.part(x, finite, save) for kind, found in self._kept[name].items()}
-        part = _Part(path.shape[-2], slice(save, save + len(path)), ok.sum(-1).cpu().numpy(), arrays)
+            x, kept = _prepared(observable, path, ok)
+            arrays[name] = {kind: found.part(x, kept, save) for kind, found in self._kept[name].items()}
+        everyone = np.full(self._used[: len(path)].shape, path.shape[-2])
+        used = everyone if ok is None else ok.sum(-1).cpu().numpy()
+        part = _Part(path.shape[-2], slice(save, save + len(path)), used, arrays)
         with self._lock:
             waiting = self._waiting.setdefault(save, {})
             waiting[trajectory] = part
@@ -442,6 +437,19 @@ class Summary(Recorder):
                 labelled = [o for o in self._observables.values() if len(o.labels)]
                 found |= {f"other_{o.dims[0]}": list(o.labels) for o in labelled}
         return found
+
+
+def _prepared(observable: Observable, path: Tensor, ok: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return values of shape (step, [replicate,] coordinate, trajectory) in float64, and which trajectories count."""
+    values = observable(path)
+    values = values.flatten(path.ndim - 1) if observable.shape else values.unsqueeze(-1)
+    # Trajectories on the last axis: sums over them, and all else, on contiguous memory.
+    x = values.mT.to(torch.float64).contiguous()
+    if ok is None and bool(torch.isfinite(x.sum())):
+        return x, None
+    finite = torch.isfinite(x).all(-2)
+    kept = finite if ok is None else finite & ok
+    return torch.where(kept.unsqueeze(-2), x, 0.0), kept
 
 
 @dataclass(frozen=True)
