@@ -299,6 +299,13 @@ SUMMARIES: dict[str, Variable] = {
         STATISTICS, ("step", "...", "other_..."), "covariance over trajectories", "({})^2", "sum d d^T / (n - 1)"
     ),
     "quantile": Variable(STATISTICS, ("quantile", "step", "..."), "quantile over trajectories", "{}"),
+    "sketch": Variable(
+        STATISTICS,
+        ("step", "...", "{observable}_key"),
+        "counts in logarithmic bins, for quantiles",
+        "1",
+        "sgn(x) ceil(log_g |x|/s)",
+    ),
     "histogram": Variable(
         STATISTICS, ("group", "...", "{observable}_bin"), "counts, pooled over steps, by group of trajectories", "1"
     ),

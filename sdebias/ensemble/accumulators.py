@@ -1,7 +1,7 @@
-"""Sufficient statistics of an observable: moments, a sketch of quantiles, histograms; mergeable, in float64.
+"""Sufficient statistics of an observable: moments, a sketch of quantiles, a histogram; in float64.
 
 Everything is an array with a leading save axis where it is kept for each step, then replicates, then the coordinates
-of the observable on one axis. Counts add exactly; moments merge by Chan, Golub and LeVeque (1983), in a fixed order.
+of the observable on one axis.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, message
+from ..pooling import add_moments, sketch_quantiles, variances, widen
 
 Arrays = dict[str, np.ndarray]
 
@@ -62,10 +63,6 @@ class Accumulator(ABC):
     @abstractmethod
     def add(self, part: Arrays, save: slice) -> None:
         """Add a part that holds the steps of a slice."""
-
-    @abstractmethod
-    def merge(self, other: Accumulator) -> None:
-        """Add what another one of the same kind has seen."""
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Replace the state by one that was stored.
@@ -127,48 +124,31 @@ class Moments(Accumulator):
         return {"count": count.cpu().numpy(), "mean": mean.cpu().numpy(), "moment": moment.cpu().numpy()}
 
     def add(self, part: Arrays, save: slice) -> None:
-        """Add a part: M = M_a + M_b + δ δᵀ n_a n_b/n, δ = mean_b − mean_a."""
-        count, mean, moment = (self.arrays[name][save] for name in ("count", "mean", "moment"))
-        more = part["count"]
-        weight = (more / np.maximum(count + more, 1))[..., None]
-        delta = part["mean"] - mean
-        shift = delta * (weight * count[..., None])
-        moment += part["moment"] + (delta[..., None] * shift[..., None, :] if self.full else delta * shift)
-        mean += delta * weight
-        count += more
-
-    def merge(self, other: Accumulator) -> None:
-        """Add the moments of trajectories that come after these."""
-        self.add(other.arrays, slice(None))
+        """Add a part; see `add_moments`."""
+        names = ("count", "mean", "moment")
+        count, mean, moment = (self.arrays[name][save] for name in names)
+        more = (part["count"], part["mean"], part["moment"])
+        for name, array in zip(names, add_moments(count, mean, moment, more), strict=True):
+            self.arrays[name][save] = array
 
     def mean(self) -> np.ndarray:
         """Return the means; NaN where there are no values."""
         return np.where(self.arrays["count"][..., None] > 0, self.arrays["mean"], np.nan)
 
     def covariance(self) -> np.ndarray:
-        """Return the unbiased covariances; NaN where there are fewer than two values."""
-        return self.arrays["moment"] / self._freedom()[..., None, None]
+        """Return the unbiased covariances."""
+        return variances(self.arrays["count"], self.arrays["moment"])
 
     def variance(self) -> np.ndarray:
-        """Return the unbiased variances; NaN where there are fewer than two values."""
+        """Return the unbiased variances."""
         moment = self.arrays["moment"]
-        squares = np.diagonal(moment, axis1=-2, axis2=-1) if self.full else moment
-        return squares / self._freedom()[..., None]
-
-    def mean_error(self) -> np.ndarray:
-        """Return the standard errors of the means; NaN where there are fewer than two values."""
-        return np.sqrt(self.variance() / np.maximum(self.arrays["count"], 1)[..., None])
-
-    def _freedom(self) -> np.ndarray:
-        count = self.arrays["count"]
-        return np.where(count > 1, count - 1.0, np.nan)
+        return variances(self.arrays["count"], np.diagonal(moment, axis1=-2, axis2=-1) if self.full else moment)
 
 
 class Sketch(Accumulator):
-    """Counts in logarithmic bins at each step, from which quantiles follow with a relative accuracy.
+    """Counts in logarithmic bins at each step, which give quantiles with a relative accuracy: see `sketch_quantiles`.
 
-    A value x has the key sgn(x) ⌈log_γ(|x|/s)⌉, γ = (1+α)/(1−α), and 0 where |x| ≤ s; 2sγ^k/(γ+1) is within α|x| of
-    every x with key k > 0 (Masson, Rim and Lee 2019, DDSketch). The array covers the keys that occur.
+    The array covers the keys that occur, from ``sketch_first`` on.
 
     Parameters
     ----------
@@ -181,7 +161,7 @@ class Sketch(Accumulator):
     """
 
     def __init__(self, cells: tuple[int, ...], accuracy: float, smallest: float) -> None:
-        self.smallest = smallest
+        self.accuracy, self.smallest = accuracy, smallest
         self.gamma = (1 + accuracy) / (1 - accuracy)
         self.arrays = {"sketch": np.zeros((*cells, 0), np.int64), "sketch_first": np.zeros((), np.int64)}
 
@@ -203,22 +183,17 @@ class Sketch(Accumulator):
 
     def add(self, part: Arrays, save: slice) -> None:
         """Add a part; the array grows where it has new keys."""
-        low, width = int(part["sketch_first"]), part["sketch"].shape[-1]
-        own, first = self.arrays["sketch"], int(self.arrays["sketch_first"])
-        if not width:
+        more, first = part["sketch"], int(part["sketch_first"])
+        own, start = self.arrays["sketch"], int(self.arrays["sketch_first"])
+        if not more.shape[-1]:
             return
-        if not own.shape[-1]:
-            first = low
-        before, after = max(first - low, 0), max(low + width - first - own.shape[-1], 0)
-        if before or after:
-            own = np.pad(own, [(0, 0)] * (own.ndim - 1) + [(before, after)])
-        first -= before
-        own[save, ..., low - first : low - first + width] += part["sketch"]
-        self.arrays |= {"sketch": own, "sketch_first": np.asarray(first)}
-
-    def merge(self, other: Accumulator) -> None:
-        """Add the counts of another sketch; exact in any order."""
-        self.add(other.arrays, slice(None))
+        low, high = first, first + more.shape[-1] - 1
+        if own.shape[-1]:
+            low, high = min(low, start), max(high, start + own.shape[-1] - 1)
+        if own.shape[-1] != high - low + 1:
+            own = widen(own, start, low, high)
+        own[save, ..., first - low : first - low + more.shape[-1]] += more
+        self.arrays = {"sketch": own, "sketch_first": np.asarray(low)}
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Replace the state; see `Accumulator.load`."""
@@ -231,16 +206,9 @@ class Sketch(Accumulator):
         self.arrays = {"sketch": counts, "sketch_first": first}
 
     def quantiles(self, levels: Sequence[float]) -> np.ndarray:
-        """Return the estimates of the values of rank ⌊q(n−1)⌋, shape (level, *cells); NaN where there are none."""
-        counts = self.arrays["sketch"]
-        if not counts.shape[-1]:
-            return np.full((len(levels), *counts.shape[:-1]), np.nan)
-        sums = counts.cumsum(-1)
-        total = sums[..., -1]
-        first = int(self.arrays["sketch_first"])
-        keys = np.stack([(sums <= np.floor(q * (total - 1))[..., None]).sum(-1) for q in levels]) + first
-        size = np.exp(np.abs(keys) * math.log(self.gamma) + math.log(2 * self.smallest / (1 + self.gamma)))
-        return np.where(total > 0, np.sign(keys) * size, np.nan)
+        """Return estimates of quantiles, shape (level, *cells)."""
+        counts, first = self.arrays["sketch"], int(self.arrays["sketch_first"])
+        return sketch_quantiles(counts, first, levels, self.accuracy, self.smallest)
 
 
 class Counts(Accumulator):
@@ -285,10 +253,6 @@ class Counts(Accumulator):
     def add(self, part: Arrays, save: slice) -> None:
         """Add a part."""
         self.arrays["histogram"] += part["histogram"]
-
-    def merge(self, other: Accumulator) -> None:
-        """Add the counts of another histogram; exact in any order."""
-        self.add(other.arrays, slice(None))
 
 
 def count_cells(places: Tensor, kept: Tensor | None, width: int, first: int = 0) -> Tensor:

@@ -20,6 +20,7 @@ from ..dynamics.schedule import Schedule
 from ..dynamics.walk import Walk
 from ..errors import InputError, RunError, check_count, check_finite, message
 from ..problems.base import Problem
+from ..storage import Manifest
 from ..symmetry import Symmetry, check_invariance
 from .engine import Engine
 from .observables import Function, Observable, choose_observables
@@ -85,11 +86,15 @@ class Plan:
         """Number of seed blocks."""
         return math.ceil(self.trajectories / self.sizes.block)
 
-    @cached_property
-    def segments(self) -> list[tuple[int, list[int]]]:
-        """Pieces of the save grid that a walk takes at once: number of the first save, steps of the saves."""
-        starts = range(0, len(self.grid) - 1, SAVES_PER_SEGMENT)
-        return [(at, self.grid[at : at + SAVES_PER_SEGMENT + 1]) for at in starts]
+    @property
+    def instances(self) -> int:
+        """Number of replicates, at least 1."""
+        return math.prod(self.lead)
+
+    def segments(self, since: int, until: int) -> list[tuple[int, list[int]]]:
+        """Return the pieces that a walk takes at once from save `since` to before `until`: first save, and steps."""
+        starts = range(since, until - 1, SAVES_PER_SEGMENT)
+        return [(at, self.grid[at : min(at + SAVES_PER_SEGMENT + 1, until)]) for at in starts]
 
     @cached_property
     def engine(self) -> Engine | None:
@@ -106,53 +111,75 @@ class Plan:
         theta = self.start(block * self.sizes.block, self.sizes.block, rng)
         return Walk(self.dynamics, theta, rng, self.sizes.chunk, advance=self.engine)
 
-    def kept(self, block: int) -> int:
-        """Return the number of trajectories of a block that belong to the ensemble."""
-        return min(self.sizes.block, self.trajectories - block * self.sizes.block)
-
-    def record(self) -> Recorder:
-        """Return an empty record of the whole ensemble."""
+    def record(self, trajectories: int, since: int, until: int) -> Recorder:
+        """Return an empty record of that many trajectories, and of the saves from one to before another."""
         if self.statistics:
-            return Summary(self.observables, self.statistics, self.lead, self.trajectories, self.grid)
-        return Record(self.observables, self.lead, self.trajectories, len(self.grid))
+            return Summary(self.observables, self.statistics, self.lead, trajectories, self.grid[since:until])
+        return Record(self.observables, self.lead, trajectories, until - since)
 
-    def dataset(self, variables: Mapping[str, Any], coords: Mapping[str, Any]) -> xr.Dataset:
-        """Label the variables of a record of the ensemble, and write down how they were made."""
-        problem, dynamics, grid = self.problem, self.dynamics, self.grid
-        coords = {**coords, "step": np.asarray(grid)}
+    def result_bytes(self, trajectories: int, saves: int) -> int:
+        """Return the size of what is kept of that many trajectories and saves."""
+        return _kept_bytes(self.problem, self.observables, self.statistics, trajectories, self.grid[:saves])
+
+    def dataset(self, record: Recorder) -> xr.Dataset:
+        """Label the record of the whole ensemble, and write down how it was made."""
+        problem = self.problem
+        machine: dict[str, str | int | float] = {"compile": int(self.compile)}
+        if self.engine is not None:
+            machine |= {"compile_seconds": self.engine.seconds, "compile_failure": self.engine.failure}
+        machine["threads"] = torch.get_num_threads()
+        data = {name: (dims, tensor.cpu().numpy()) for name, (dims, tensor) in problem.arrays().items()}
+        return self._label(record, 0, 0, machine, data)
+
+    def part(self, record: Recorder, first: int, since: int, manifest: Manifest) -> xr.Dataset:
+        """Label the record of trajectories from `first` and saves from `since` on, a part of a run directory.
+
+        The problem's data, which the directory holds, are not repeated, nor is anything that differs between two
+        processes that compute the same part.
+        """
+        of_run: dict[str, str | int | float] = {
+            **manifest.provenance,
+            "compile": int(self.compile),
+            "identity": manifest.identity(),
+        }
+        return self._label(record, first, since, of_run, {})
+
+    def _label(
+        self,
+        record: Recorder,
+        first: int,
+        since: int,
+        attributes: Mapping[str, str | int | float],
+        data: Mapping[str, tuple[tuple[str, ...], np.ndarray]],
+    ) -> xr.Dataset:
+        problem, dynamics = self.problem, self.dynamics
+        saves = slice(since, since + record.saves)
+        coords = {**record.coords(), "step": np.asarray(self.grid[saves])}
         if not self.statistics:
-            coords["trajectory"] = np.arange(self.trajectories)
+            coords["trajectory"] = np.arange(first, first + record.status.shape[-1])
         if problem.replicates is not None:
             coords["replicate"] = np.arange(problem.replicates)
         rates: dict[str, Any] = dynamics.variables()
         for name, value in rates.items():
             if isinstance(value, Schedule):
-                rates[name] = xr.DataArray([value(k) for k in grid], dims="step")
-                coords["time"] = ("step", dynamics.times(value, grid))
+                rates[name] = xr.DataArray([value(k) for k in self.grid[saves]], dims="step")
+                coords["time"] = ("step", dynamics.times(value, self.grid)[saves])
         coords |= {o.dims[0]: list(o.labels) for o in self.observables.values() if len(o.labels)}
-        attributes: dict[str, str | int | float] = {
+        described: dict[str, str | int | float] = {
             **dynamics.attributes(),
             **{key: self.settings[key] for key in ("seed", "block_size", "dtype", "device")},
-            **self._compiled(),
-            "threads": torch.get_num_threads(),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "divergence_threshold": DIVERGENCE_THRESHOLD,
             **config_attributes(self.config()),
+            **attributes,
         }
-        data = {name: (dims, tensor.cpu().numpy()) for name, (dims, tensor) in problem.arrays().items()}
         kind = "statistics" if self.statistics else "ensemble"
-        return make_dataset(kind, {**variables, **rates}, coords, attributes, data)
+        return make_dataset(kind, {**record.variables(), **rates}, coords, described, data)
 
     def config(self) -> dict[str, Any]:
         """Return the configuration as plain data."""
         config = {"problem": self.problem.spec(), "dynamics": self.dynamics.spec(), "run": self.settings}
         return config if self.symmetry is None else {**config, "symmetry": self.symmetry.spec()}
-
-    def _compiled(self) -> dict[str, str | int | float]:
-        compiled: dict[str, str | int | float] = {"compile": int(self.compile)}
-        if self.engine is not None:
-            compiled |= {"compile_seconds": self.engine.seconds, "compile_failure": self.engine.failure}
-        return compiled
 
 
 def make_plan(
@@ -170,8 +197,12 @@ def make_plan(
     block_size: int | None = None,
     memory: int | str | None = None,
     compile: bool | None = None,
+    held: int | None = None,
 ) -> Plan:
-    """Check the arguments of `simulate`, which describes them, and decide what they leave open."""
+    """Check the arguments of `simulate`, which describes them, and decide what they leave open.
+
+    `held` is the number of bytes that results take in memory at most, where they are written to files as they come.
+    """
     check_count("trajectories", trajectories)
     check_count("steps", steps)
     if block_size is not None:
@@ -188,9 +219,8 @@ def make_plan(
     start = _initial_law(problem, initial, trajectories)
     budget = None if memory is None else parse_memory(memory)
     if budget is not None:
-        lead = () if problem.replicates is None else (problem.replicates,)
-        summary = Summary(observables, chosen, lead, trajectories, grid) if chosen else None
-        results = summary.nbytes if summary else result_bytes(problem, observables, trajectories, len(grid))
+        results = _kept_bytes(problem, observables, chosen, trajectories, grid)
+        results = results if held is None else min(results, held)
         budget = _working_memory(budget, results) // workers(problem)
     saves = min(SAVES_PER_SEGMENT, len(grid) - 1)
     with memory_errors():
@@ -210,6 +240,20 @@ def make_plan(
     return Plan(
         problem, dynamics, symmetry, observables, chosen, trajectories, grid, seed, start, sizes, compile, settings
     )
+
+
+def _kept_bytes(
+    problem: Problem,
+    observables: Mapping[str, Observable],
+    statistics: tuple[Statistic, ...],
+    trajectories: int,
+    grid: list[int],
+) -> int:
+    """Return the size of what is kept of an ensemble; of sketches, a forecast."""
+    if not statistics:
+        return result_bytes(problem, observables, trajectories, len(grid))
+    lead = () if problem.replicates is None else (problem.replicates,)
+    return Summary(observables, statistics, lead, trajectories, grid).nbytes
 
 
 def workers(problem: Problem) -> int:

@@ -14,6 +14,9 @@ from torch import Tensor
 from ..dataset import DIVERGENCE_THRESHOLD, OK, PATH, SCHEMA, STATUS
 from .observables import Observable
 
+# Prefix of the names of observables in a state, beside those of the walk.
+OBSERVED = "observed."
+
 
 class Recorder(ABC):
     """What takes the states of an ensemble, block by block and segment by segment, and keeps something of them.
@@ -22,14 +25,16 @@ class Recorder(ABC):
     ----------
     lead : tuple of int
         (replicate,) or ().
-    trajectories : int
+    trajectories, saves : int
 
     Attributes
     ----------
+    saves : int
     status : array of int8, shape=([replicate,] trajectory)
     """
 
-    def __init__(self, lead: tuple[int, ...], trajectories: int) -> None:
+    def __init__(self, lead: tuple[int, ...], trajectories: int, saves: int) -> None:
+        self.saves = saves
         self.status = np.zeros((*lead, trajectories), np.int8)
 
     @property
@@ -48,6 +53,14 @@ class Recorder(ABC):
     @abstractmethod
     def variables(self) -> dict[str, Any]:
         """Return what was kept, as variables of a dataset."""
+
+    @abstractmethod
+    def state(self) -> dict[str, np.ndarray]:
+        """Return what was kept so far, for `restore`."""
+
+    @abstractmethod
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from the state of another record of the same sizes, or only from its status."""
 
     def coords(self) -> dict[str, Any]:
         """Return labels of dims that no other record has."""
@@ -96,10 +109,9 @@ class Record(Recorder):
         trajectories: int,
         saves: int,
     ) -> None:
-        super().__init__(lead, trajectories)
+        super().__init__(lead, trajectories, saves)
         self._observables = observables
         self._lead = lead
-        self._saves = saves
         self.arrays: dict[str, np.ndarray] = {}
 
     def write(self, path: Tensor, trajectory: int, save: int) -> None:
@@ -108,10 +120,20 @@ class Record(Recorder):
         columns = slice(trajectory, trajectory + path.shape[-2])
         for name, function in self._observables.items():
             values = np.moveaxis(function(path).cpu().numpy(), 0, len(self._lead) + 1)
-            shape = (self.status.shape[-1], self._saves, *values.shape[len(self._lead) + 2 :])
+            shape = (self.status.shape[-1], self.saves, *values.shape[len(self._lead) + 2 :])
             if name not in self.arrays:
                 self.arrays[name] = np.empty((*self._lead, *shape), values.dtype)
             self.arrays[name].reshape(-1, *shape)[:, columns, save : save + len(path)] = values
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return what was written so far, for `restore`."""
+        return {"status": self.status, **{f"{OBSERVED}{name}": array for name, array in self.arrays.items()}}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from a state; see `Recorder.restore`."""
+        if "status" in state:
+            self.status = state["status"].copy()
+        self.arrays = {name.removeprefix(OBSERVED): array for name, array in state.items() if name.startswith(OBSERVED)}
 
     def variables(self) -> dict[str, Any]:
         """Return all values and statuses."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -113,40 +112,40 @@ def simulate(
         memory=memory,
         compile=compile,
     )
-    record = plan.record()
-    instances = math.prod(plan.lead)
+    record = plan.record(trajectories, 0, len(plan.grid))
+    stop = threading.Event()
 
-    def block(index: int, stop: threading.Event) -> None:
-        walk, kept = plan.walk(index), plan.kept(index)
-        for save, segment in plan.segments:
+    def block(index: int) -> None:
+        walk, first = plan.walk(index), index * plan.sizes.block
+        kept = min(plan.sizes.block, trajectories - first)
+        for at, segment in plan.segments(0, len(plan.grid)):
             if stop.is_set():
                 return
-            record.write(walk.run(segment)[..., :kept, :], index * plan.sizes.block, save)
-            bar.update(instances * kept * (segment[-1] - segment[0]))
+            record.write(walk.run(segment)[..., :kept, :], first, at)
+            bar.update(plan.instances * kept * (segment[-1] - segment[0]))
         bar.set_postfix(flagged=record.flagged)
 
-    total = instances * trajectories * steps
+    total = plan.instances * trajectories * steps
     with progress_bar(progress, total, type(dynamics).__name__) as bar, memory_errors():
-        side_by_side(block, range(plan.blocks), workers(problem))
-    return plan.dataset(record.variables(), record.coords())
+        side_by_side(block, range(plan.blocks), workers(problem), stop)
+    return plan.dataset(record)
 
 
-def side_by_side(function: Callable[[T, threading.Event], None], items: Sequence[T], workers: int) -> None:
+def side_by_side(function: Callable[[T], object], items: Sequence[T], workers: int, stop: threading.Event) -> None:
     """Call a function for each item, each on one thread, so that numbers do not depend on the number of threads.
 
-    The event that the function gets is set where it shall stop, since another call has failed.
+    `stop` is set where one call fails; the others shall look at it, and end.
     """
-    stop = threading.Event()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         if min(workers, len(items)) == 1:
             for item in items:
-                function(item, stop)
+                function(item)
             return
         with ThreadPoolExecutor(min(workers, len(items))) as pool:
             try:
-                for done in as_completed([pool.submit(function, item, stop) for item in items]):
+                for done in as_completed([pool.submit(function, item) for item in items]):
                     done.result()
             except BaseException:
                 stop.set()

@@ -23,13 +23,16 @@ from torch import Tensor
 
 from ..dataset import SUMMARIES
 from ..errors import InputError, check_choice, check_count, check_positive, message, nearest
+from ..pooling import mean_errors
 from .accumulators import Accumulator, Arrays, Counts, Moments, Sketch, checked_array
 from .observables import Observable, canonical
-from .record import Recorder
+from .record import OBSERVED, Recorder
 
 # Arrays by the suffix of their variable, with dims: `replicate` where there are several, `...` for the observable's.
 Results = dict[str, tuple[tuple[str, ...], np.ndarray]]
 COUNT = ("step", "replicate")
+# Many small numbers, which files hold compressed.
+LARGE = ("sketch", "histogram")
 EACH = (*COUNT, "...")
 
 
@@ -70,7 +73,7 @@ class Statistic(ABC):
 
 @dataclass(frozen=True)
 class Mean(Statistic):
-    """Mean at each step, and its standard error."""
+    """Mean at each step, its standard error, and the variance that it comes from."""
 
     name: ClassVar[str] = "mean"
     kind: ClassVar[type[Accumulator]] = Moments
@@ -80,28 +83,26 @@ class Mean(Statistic):
         return Moments(cells, full=False)
 
     def results(self, accumulator: Moments) -> Results:
-        """Return mean and standard error."""
+        """Return mean, standard error and unbiased variance."""
+        count, variance = accumulator.arrays["count"], accumulator.variance()
         return {
-            "count": (COUNT, accumulator.arrays["count"]),
+            "count": (COUNT, count),
             "mean": (EACH, accumulator.mean()),
-            "mean_error": (EACH, accumulator.mean_error()),
+            "mean_error": (EACH, mean_errors(count, variance)),
+            "variance": (EACH, variance),
         }
 
 
 @dataclass(frozen=True)
 class Variance(Mean):
-    """Variance at each step, of each coordinate."""
+    """Variance at each step, beside the mean."""
 
     name: ClassVar[str] = "variance"
-
-    def results(self, accumulator: Moments) -> Results:
-        """Return the unbiased variance."""
-        return {"count": (COUNT, accumulator.arrays["count"]), "variance": (EACH, accumulator.variance())}
 
 
 @dataclass(frozen=True)
 class Covariance(Mean):
-    """Covariance of the coordinates at each step; the variance of an observable that is one number."""
+    """Covariance of the coordinates of an observable at each step, beside their means and variances."""
 
     name: ClassVar[str] = "covariance"
 
@@ -110,9 +111,8 @@ class Covariance(Mean):
         return Moments(cells, full=True)
 
     def results(self, accumulator: Moments) -> Results:
-        """Return the unbiased covariance."""
-        found = accumulator.covariance()
-        return {"count": (COUNT, accumulator.arrays["count"]), "covariance": ((*EACH, "other_..."), found)}
+        """Return the unbiased covariance, too."""
+        return {**super().results(accumulator), "covariance": ((*EACH, "other_..."), accumulator.covariance())}
 
 
 @dataclass(frozen=True)
@@ -156,9 +156,13 @@ class Quantiles(Statistic):
         return Sketch(cells, self.accuracy, self.smallest)
 
     def results(self, accumulator: Sketch) -> Results:
-        """Return the quantiles."""
-        count = accumulator.arrays["sketch"].sum(-1)[..., 0]
-        return {"count": (COUNT, count), "quantile": (("quantile", *EACH), accumulator.quantiles(self.levels))}
+        """Return the quantiles, and the counts that they come from."""
+        counts = accumulator.arrays["sketch"]
+        return {
+            "count": (COUNT, counts.sum(-1)[..., 0]),
+            "quantile": (("quantile", *EACH), accumulator.quantiles(self.levels)),
+            "sketch": ((*EACH, "key"), counts),
+        }
 
     def attributes(self) -> dict[str, str | int | float]:
         """Return how exact they are."""
@@ -216,7 +220,7 @@ class Histogram(Statistic):
 
     def results(self, accumulator: Counts) -> Results:
         """Return the counts."""
-        dims = ("replicate", "group", "...", f"{self.observable}_bin")
+        dims = ("replicate", "group", "...", "bin")
         return {"histogram": (dims, accumulator.arrays["histogram"])}
 
     def attributes(self) -> dict[str, str | int | float]:
@@ -304,7 +308,7 @@ class Summary(Recorder):
         trajectories: int,
         grid: Sequence[int],
     ) -> None:
-        super().__init__(lead, trajectories)
+        super().__init__(lead, trajectories, len(grid))
         self._observables, self._statistics, self._lead = observables, statistics, lead
         self._kept: dict[str, dict[type[Accumulator], Accumulator]] = {}
         for name, observable in observables.items():
@@ -320,12 +324,12 @@ class Summary(Recorder):
         self._waiting: dict[int, dict[int, _Part]] = {}
         self._lock = threading.Lock()
 
-    @property
-    def arrays(self) -> Arrays:
-        """All of the state, as arrays that a file can hold; `load` takes them."""
-        own: Arrays = {"status": self.status, "trajectories_written": self._written, "trajectories_used": self._used}
+    def state(self) -> dict[str, np.ndarray]:
+        """Return what was added so far, for `restore`."""
+        own: Arrays = {"trajectories_written": self._written, "trajectories_used": self._used}
         parts = [(name, found) for name, mine in self._kept.items() for found in mine.values()]
-        return own | {f"{name}_{key}": array for name, found in parts for key, array in found.arrays.items()}
+        own |= {f"{name}_{key}": array for name, found in parts for key, array in found.arrays.items()}
+        return {"status": self.status, **{f"{OBSERVED}{name}": array for name, array in own.items()}}
 
     @property
     def nbytes(self) -> int:
@@ -333,15 +337,19 @@ class Summary(Recorder):
         parts = sum(found.nbytes for mine in self._kept.values() for found in mine.values())
         return self.status.nbytes + self._written.nbytes + self._used.nbytes + parts
 
-    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Replace the state by that of another one of the same observables, statistics and trajectories.
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from a state; see `Recorder.restore`.
 
         Raises
         ------
         DataError
             If an array is missing or has another dtype or shape.
         """
-        self.status = checked_array("status", arrays, self.status.shape, self.status.dtype)
+        if "status" in state:
+            self.status = checked_array("status", state, self.status.shape, self.status.dtype)
+        arrays = {name.removeprefix(OBSERVED): array for name, array in state.items() if name.startswith(OBSERVED)}
+        if not arrays:
+            return
         self._written = checked_array("trajectories_written", arrays, self._written.shape, self._written.dtype)
         self._used = checked_array("trajectories_used", arrays, self._used.shape, self._used.dtype)
         for name, mine in self._kept.items():
@@ -349,7 +357,6 @@ class Summary(Recorder):
             own = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
             for found in mine.values():
                 found.load(own)
-        self._taken, self._waiting = {}, {}
 
     def write(self, path: Tensor, trajectory: int, save: int) -> None:
         """Add the values at states; see `Recorder.write`. States that were added before are passed over."""
@@ -381,18 +388,6 @@ class Summary(Recorder):
             for kind, found in mine.items():
                 found.add(part.arrays[name][kind], part.saves)
 
-    def merge(self, other: Summary) -> None:
-        """Add what another one has seen of the trajectories that come after these; both are complete.
-
-        Counts are exact; means and moments are so up to rounding, and the same for the same order of merging.
-        """
-        self.status = np.concatenate([self.status, other.status], -1)
-        self._written = self._written + other._written
-        self._used = self._used + other._used
-        for name, mine in self._kept.items():
-            for kind, found in mine.items():
-                found.merge(other._kept[name][kind])
-
     def variables(self) -> dict[str, Any]:
         """Return the statistics, as variables of a dataset of kind "statistics"."""
         found: dict[str, Any] = {"status": self.status, "trajectories_used": self._labelled(COUNT, self._used, None)}
@@ -402,7 +397,10 @@ class Summary(Recorder):
                     continue
                 for suffix, (dims, array) in statistic.results(self._kept[name][statistic.kind]).items():
                     variable = self._labelled(dims, array, observable)
-                    attributes = SUMMARIES[suffix].attributes_of(observable.attributes)
+                    of = {"observable": name, "statistic": suffix}
+                    attributes = SUMMARIES[suffix].attributes_of(observable.attributes) | of
+                    if suffix in LARGE:
+                        variable.encoding = {"zlib": True}
                     found[f"{name}_{suffix}"] = variable.assign_attrs(attributes | statistic.attributes())
         return found
 
@@ -419,7 +417,8 @@ class Summary(Recorder):
                 names += [dim.removesuffix("...") + own for own in observable.dims]
                 shape += observable.shape
             else:
-                names.append(dim)
+                # Bins and keys are those of the one observable.
+                names.append(f"{observable.name}_{dim}" if observable and dim in ("bin", "key") else dim)
                 shape.append(size)
         variable = xr.DataArray(array.reshape(shape), dims=names)
         return variable.transpose("replicate", ...) if self._lead else variable
@@ -430,6 +429,9 @@ class Summary(Recorder):
         for statistic in self._statistics:
             if isinstance(statistic, Quantiles):
                 found["quantile"] = list(statistic.levels)
+                for name, mine in self._kept.items():
+                    counts, first = (mine[Sketch].arrays[key] for key in ("sketch", "sketch_first"))
+                    found[f"{name}_key"] = np.arange(int(first), int(first) + counts.shape[-1])
             if isinstance(statistic, Histogram):
                 dim, edges = f"{statistic.observable}_bin", [-np.inf, *statistic.edges, np.inf]
                 found |= {f"{dim}_lower": (dim, edges[:-1]), f"{dim}_upper": (dim, edges[1:])}
