@@ -109,7 +109,9 @@ def pool_steps(legs: Sequence[xr.Dataset]) -> xr.Dataset:
     options = {"data_vars": "minimal", "coords": "minimal", "compat": "override", "join": "override"}
     whole = xr.concat([leg.drop_vars(apart) for leg in legs], "step", combine_attrs="override", **options)  # type: ignore[call-overload]
     sums = {name: legs[0][name].copy(data=sum(leg[name].values for leg in legs)) for name in histograms.values()}
-    return whole.assign(status=legs[-1]["status"], **sums)
+    first = {f"{name}_trajectories" for name in histograms}  # of the leg in which counting begins
+    most = {name: legs[0][name].copy(data=np.max([leg[name] for leg in legs], 0)) for name in first}
+    return whole.assign(status=legs[-1]["status"], **sums).assign_coords(most)
 
 
 def _add(one: xr.Dataset, other: xr.Dataset) -> xr.Dataset:
@@ -140,8 +142,12 @@ def _add(one: xr.Dataset, other: xr.Dataset) -> xr.Dataset:
         again = sketch_quantiles(sketch.values, first, quantile["quantile"].values.tolist(), accuracy, smallest)
         dims = ("quantile", *sketch.dims[:-1])
         found[name] = xr.DataArray(again, dims=dims, attrs=quantile.attrs).transpose(*quantile.dims)
-    status = xr.concat([one["status"], other["status"]], "trajectory", combine_attrs="override")
-    return one.drop_vars("status").assign({"status": status, **found})
+    status = xr.concat([each["status"].reset_coords(drop=True) for each in (one, other)], "trajectory")
+    dealt = [f"{observable}_trajectories" for observable in _named(one, "histogram")]
+    sums = {name: one[name].copy(data=one[name].values + other[name].values) for name in dealt}
+    # The variables that were changed still carry the coordinates of the one part.
+    changed = {name: variable.reset_coords(drop=True) for name, variable in found.items()}
+    return one.drop_vars("status").assign({"status": status, **changed}).assign_coords(sums)
 
 
 def _moments(dataset: xr.Dataset, observable: str, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -309,7 +309,7 @@ class Summary(Recorder):
         grid: Sequence[int],
     ) -> None:
         super().__init__(lead, trajectories, len(grid))
-        self._observables, self._statistics, self._lead = observables, statistics, lead
+        self._observables, self._statistics, self._lead, self._grid = observables, statistics, lead, grid
         self._kept: dict[str, dict[type[Accumulator], Accumulator]] = {}
         for name, observable in observables.items():
             cells = (len(grid), *lead, math.prod(observable.shape))
@@ -433,8 +433,12 @@ class Summary(Recorder):
                     counts, first = (mine[Sketch].arrays[key] for key in ("sketch", "sketch_first"))
                     found[f"{name}_key"] = np.arange(int(first), int(first) + counts.shape[-1])
             if isinstance(statistic, Histogram):
+                # Trajectories that were ok at the first save that counts go with the counts wherever these go.
                 dim, edges = f"{statistic.observable}_bin", [-np.inf, *statistic.edges, np.inf]
                 found |= {f"{dim}_lower": (dim, edges[:-1]), f"{dim}_upper": (dim, edges[1:])}
+                since = int(np.searchsorted(self._grid, statistic.since))
+                used = self._used[since] if since < self.saves else np.zeros_like(self._used[0])
+                found[f"{statistic.observable}_trajectories"] = (("replicate",) if self._lead else (), used)
             if isinstance(statistic, Covariance):
                 labelled = [o for o in self._observables.values() if len(o.labels)]
                 found |= {f"other_{o.dims[0]}": list(o.labels) for o in labelled}

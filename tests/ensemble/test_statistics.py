@@ -132,7 +132,7 @@ class TestExactness:
                 else {"predictor": where[1]}
             )
             values = stored.isel(at).values.ravel()
-            mine = counts.isel(at).sum("group").values
+            mine = counts.isel(at).values.sum(0)
             np.testing.assert_array_equal(mine[1:-1], np.histogram(values, np.linspace(-0.5, 0.8, 38))[0])
             assert mine[0] == (values < -0.5).sum()
             assert mine[-1] == (values >= 0.8).sum()
@@ -227,7 +227,7 @@ class TestFlagged:
         start[140] = 2e6  # diverged from the start
         found, stored = (run(problem, initial=start, **options) for options in ({"statistics": EVERY}, {}))
         np.testing.assert_array_equal(found["status"], stored["status"])
-        size = np.abs(stored["theta"]).max("parameter").transpose("trajectory", "step")
+        size = abs(stored["theta"]).max("parameter").transpose("trajectory", "step")
         ok = ~np.logical_or.accumulate(~(size.values <= 1e6), axis=1)
         np.testing.assert_array_equal(found["trajectories_used"], ok.sum(0))
         assert set(ok.sum(0)) >= {147, 149}
@@ -247,7 +247,7 @@ class TestFlagged:
         found, stored = (
             run(problem, save=[root], **options) for options in ({"statistics": ["mean", "quantiles"]}, {})
         )
-        finite = np.isfinite(stored["root"]).sum("trajectory").squeeze("root_axis0")
+        finite = stored["root"].notnull().sum("trajectory").squeeze("root_axis0")
         np.testing.assert_array_equal(found["root_count"], finite)
         assert (finite[1:] < 150).all()
         assert (found["trajectories_used"] == 150).all()
@@ -291,7 +291,7 @@ class TestDataset:
         with pytest.raises(InputError, match="size of the results"):
             run(problem, memory=200_000)
 
-    @pytest.mark.parametrize("since", [1, 7, 20])
+    @pytest.mark.parametrize("since", [7, 20])
     def test_a_run_directory_holds_the_same(
         self, problem: sb.problems.HadamardRegression, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, since: int
     ) -> None:
@@ -355,8 +355,9 @@ class TestRefusals:
         ],
     )
     def test_histogram(self, values: dict[str, Any], words: str) -> None:
+        base: dict[str, Any] = {"observable": "loss", "lower": 0, "upper": 1}
         with pytest.raises(InputError, match=words):
-            Histogram(**({"observable": "loss", "lower": 0, "upper": 1} | values))
+            Histogram(**(base | values))
 
 
 @pytest.mark.parametrize("statistic", [*EVERY, Variance(), Quantiles([0.5], accuracy=0.1, smallest=1e-3)])
