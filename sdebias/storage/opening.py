@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from ..errors import DataError, InputError, OutputError, RunError, message
+from ..pooling import pool_steps, pool_trajectories
 from .directory import MANIFEST, RunDirectory, is_run
 from .files import check_outputs, save_dataset
 from .parts import ENGINE, Part, open_file
@@ -98,7 +99,7 @@ def _open_run(run: RunDirectory, verify: bool) -> xr.Dataset:
     last = len(legs) if len(legs) in begun.values() else min(begun.values())
     chosen = [[shards[shard][leg] for leg in legs[:last]] for shard, count in begun.items() if count >= last]
     rows = [_along_steps([_open(part, run, verify) for part in parts]) for parts in chosen]
-    dataset = _join(rows, "trajectory")
+    dataset = pool_trajectories(rows) if _is_summary(rows[0]) else _join(rows, "trajectory")
     with_data = dataset.assign(run.data().data_vars)
     complete = int(last == len(legs) and len(chosen) == len(planned))
     return with_data.assign_attrs({**run.manifest.provenance, "complete": complete})
@@ -131,8 +132,14 @@ def _open(part: Part, run: RunDirectory, verify: bool) -> xr.Dataset:
 
 def _along_steps(legs: Sequence[xr.Dataset]) -> xr.Dataset:
     """Join the legs of one shard; a flag, once raised, stays."""
+    if _is_summary(legs[0]):
+        return pool_steps(legs)
     whole = _join([leg.drop_vars("status") for leg in legs], "step")
     return whole.assign(status=legs[-1]["status"])
+
+
+def _is_summary(dataset: xr.Dataset) -> bool:
+    return bool(dataset.attrs["kind"] == "statistics")
 
 
 def _join(pieces: Sequence[xr.Dataset], dim: str) -> xr.Dataset:
