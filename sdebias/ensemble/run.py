@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast
@@ -23,10 +23,12 @@ from ..storage import Manifest, RunDirectory, check_outputs, check_same, open_da
 from ..storage.directory import LOG, MANIFEST
 from ..storage.progress import Progress
 from ..symmetry import Symmetry
+from .observables import Function
 from .plan import SAVES_PER_SEGMENT, Initial, Plan, make_plan, memory_errors, workers
 from .shard import Shard
 from .simulate import progress_bar, side_by_side
-from .sizes import parse_memory, result_bytes
+from .sizes import parse_memory
+from .statistics import Statistic
 
 log = logging.getLogger("sdebias")
 
@@ -48,7 +50,8 @@ class Arguments(TypedDict, total=False):
     save_every: int | None
     seed: int
     initial: Initial | None
-    save: Sequence[str]
+    save: Sequence[str | Function] | None
+    statistics: Sequence[Statistic | str | Mapping[str, Any]] | None
     block_size: int | None
     memory: int | str | None
     compile: bool | None
@@ -83,7 +86,8 @@ def run(
     progress : bool, optional
         Show a progress bar on stderr; by default where that is a terminal.
     **arguments
-        Of `simulate`: symmetry, trajectories, steps, save_every, seed, initial, save, block_size, memory, compile.
+        Of `simulate`: symmetry, trajectories, steps, save_every, seed, initial, save, statistics, block_size, memory,
+        compile.
 
     Returns
     -------
@@ -177,15 +181,15 @@ def _pieces(
     """Return ranges of trajectories and of saves: those that are there, and more up to the ends of the plan."""
     block, saves = plan.sizes.block, len(plan.grid)
     room = LEG_BYTES if memory is None else min(LEG_BYTES, parse_memory(memory) // (2 * workers(plan.problem)))
-    each = result_bytes(plan.problem, plan.observables, 1, 1)
     work = max(plan.sizes.numbers * block * plan.grid[-1] * plan.dynamics.substeps, 1)
-    blocks = max(1, min(max(SHARD_NUMBERS // work, plan.blocks // SHARDS), room // (each * block * saves)))
+    blocks = max(SHARD_NUMBERS // work, plan.blocks // SHARDS)
+    blocks = max(1, min(blocks, room // plan.result_bytes(block, saves)))
     # A block that was not used up is walked again, alone, for the trajectories that it has left.
     begun = shards[-1][1] if shards else 0
     whole = min(-(-begun // block) * block, plan.trajectories)
     shards = [*shards, *_ranges(begun, whole, block), *_ranges(whole, plan.trajectories, blocks * block)]
     widest = max(last - first for first, last in shards)
-    segments = -(-room // (each * widest * SAVES_PER_SEGMENT))
+    segments = -(-room // plan.result_bytes(widest, SAVES_PER_SEGMENT))
     legs = [*legs, *_ranges(legs[-1][1] if legs else 1, saves, segments * SAVES_PER_SEGMENT)]
     return shards, [(0, legs[0][1]), *legs[1:]]  # the start is saved with the first leg
 
@@ -237,10 +241,10 @@ def _check_room(plan: Plan, path: Path, manifest: Manifest, there: int) -> None:
     States take the place of two saves of θ, and in the middle of a leg of what the leg has observed so far: a new one
     is written before the old one goes. Bytes that are `there` already count.
     """
-    results = result_bytes(plan.problem, plan.observables, plan.trajectories, len(plan.grid))
+    results = sum(plan.result_bytes(last - first, len(plan.grid)) for first, last in manifest.shards)
     states = 2 * plan.blocks * plan.sizes.block * plan.instances * plan.problem.layout.size * 8
     widest, longest = (max(stop - start for start, stop in ranges) for ranges in (manifest.shards, manifest.legs))
-    states += workers(plan.problem) * result_bytes(plan.problem, plan.observables, widest, longest)
+    states += workers(plan.problem) * plan.result_bytes(widest, longest)
     check_outputs([path / MANIFEST], size=max(results + states - there, 0), overwrite=True)
 
 

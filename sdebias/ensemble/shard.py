@@ -15,7 +15,7 @@ from ..dynamics.walk import Walk
 from ..storage.directory import RunDirectory
 from ..storage.parts import Part, foreign_state, read_state, write_part, write_state
 from .plan import Plan
-from .record import Record
+from .record import Recorder
 
 log = logging.getLogger("sdebias")
 
@@ -66,7 +66,7 @@ class Shard:
         for since, until in self.manifest.legs:
             if until <= done:
                 continue
-            record = self.plan.record(self.last - self.first, until - since)
+            record = self.plan.record(self.last - self.first, since, until)
             record.restore(state)
             ends = []
             # Of many blocks only the ends are kept: a walk holds random numbers for many steps.
@@ -86,7 +86,7 @@ class Shard:
         self,
         number: int,
         walk: Walk,
-        record: Record,
+        record: Recorder,
         saves: tuple[int, int, int],
         stop: threading.Event,
         report: Report,
@@ -101,7 +101,7 @@ class Shard:
             path = walk.run(steps)
             fresh = 0 if at == done == 0 else 1  # the first state of a segment is the last of the one before
             flagged = record.flagged
-            record.write(path[fresh:], rows, low - self.first, at + fresh - since)
+            record.write(path[fresh:], low - self.first, at + fresh - since, rows)
             report((high - low) * self.plan.instances * (steps[-1] - steps[0]), record.flagged - flagged)
             reached = at + len(steps)
             if self.long and reached < until and (stop.is_set() or time.monotonic() - written > self.checkpoint):
@@ -134,12 +134,11 @@ class Shard:
         wanted: dict[str, tuple[tuple[int, ...], np.dtype]] = {
             name: ((len(self.blocks), *array.shape[1:]), array.dtype) for name, array in start.items()
         }
-        wanted["status"] = (*self.plan.lead, self.last - self.first), np.dtype(np.int8)
         found = {name: (state[name].shape, state[name].dtype) for name in wanted if name in state}
         if found != wanted:
             raise foreign_state(file, f"{', '.join(map(str, state)) or 'nothing'}, or other shapes")
 
-    def _write_part(self, record: Record, since: int, until: int) -> None:
+    def _write_part(self, record: Recorder, since: int, until: int) -> None:
         dataset: xr.Dataset = self.plan.part(record, self.first, since, self.manifest)
         self._parts.append(write_part(self.folder, self._place(since, until), dataset, self.manifest.identity))
         log.info("trajectories %d to %d, saves %d to %d: done", self.first, self.last, since, until)

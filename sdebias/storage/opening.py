@@ -15,6 +15,7 @@ import xarray as xr
 
 from ..dataset import config_attributes
 from ..errors import DataError, InputError, OutputError, RunError, message
+from ..pooling import pool_steps, pool_trajectories
 from .directory import MANIFEST, RunDirectory, is_run
 from .files import check_outputs, save_dataset
 from .parts import ENGINE, Part, open_file
@@ -102,7 +103,8 @@ def _open_run(run: RunDirectory, verify: bool) -> xr.Dataset:
     with ExitStack() as stack:
         opened = [[stack.enter_context(_open(part, run, verify)) for part in parts] for parts in chosen]
         files = stack.pop_all()
-    dataset = _join([_along_steps(pieces) for pieces in opened], "trajectory")
+    rows = [_along_steps(pieces) for pieces in opened]
+    dataset = pool_trajectories(rows) if _is_summary(rows[0]) else _join(rows, "trajectory")
     with_data = dataset.assign(run.data().data_vars)
     complete = int(last == len(legs) and len(chosen) == len(planned))
     # Parts that were written before an extension tell of the run as it was.
@@ -143,8 +145,14 @@ def _open(part: Part, run: RunDirectory, verify: bool) -> xr.Dataset:
 
 def _along_steps(legs: Sequence[xr.Dataset]) -> xr.Dataset:
     """Join the legs of one shard; a flag, once raised, stays."""
+    if _is_summary(legs[0]):
+        return pool_steps(legs)
     whole = _join([leg.drop_vars("status") for leg in legs], "step")
     return whole.assign(status=legs[-1]["status"])
+
+
+def _is_summary(dataset: xr.Dataset) -> bool:
+    return bool(dataset.attrs["kind"] == "statistics")
 
 
 def _join(pieces: Sequence[xr.Dataset], dim: str) -> xr.Dataset:
