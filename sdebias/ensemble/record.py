@@ -48,7 +48,7 @@ class Recorder(ABC):
 
     @abstractmethod
     def write(self, path: Tensor, trajectory: int, save: int, rows: slice = ALL) -> None:
-        """Take some rows of states of shape (step, [replicate,] trajectory, parameter), from a trajectory and a save on.
+        """Take some rows of states, shape=(step, [replicate,] trajectory, parameter), from a trajectory and a save on.
 
         The segments of a block come in the order of their steps; the first state of one may be the last of the one
         before it. Blocks come in any order, from several threads.
