@@ -42,12 +42,15 @@ KILLS = 50
 # A run is killed at most so often before it may end.
 KILLS_OF_A_RUN = 3
 NOBODY = 65534
+NOT_WRITTEN, SET_ASIDE = "the bytes that this run wrote", "set aside"
+# Letters of a message that the table shows.
+SHOWN = 160
 HEAD = """# Reliability of run directories
 
 Made by `python -m experiments.faults`, not written by hand. Each fault is done on purpose to a small run, whose parts
 and states are written every few milliseconds; then the run is continued, and its dataset compared with the same
-ensemble simulated in memory. *Lost* are intact files that were there before and are not there after; *accepted* are variables of
-the final dataset that differ in any byte. {machine}
+ensemble simulated in memory. *Lost* are intact files that were there before and are not there after; *accepted* are
+variables of the final dataset that differ in any byte. {machine}
 
 | fault | how it was injected | times | expected | seen | lost | accepted |
 |---|---|---|---|---|---|---|
@@ -78,12 +81,12 @@ class Job:
         return run(self.problem, self.dynamics, folder, progress=False, **{**self.arguments, **options})
 
 
-def small_job(seed: int = 0, steps: int = 200) -> Job:
+def small_job(seed: int = 0, data: int = 0) -> Job:
     """Return a job of four seed blocks, the last of which is not used up."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(data)
     X = rng.standard_normal((12, 3))
     problem = sb.problems.HadamardRegression(X, X @ rng.standard_normal(3), initial={"p": 1.0, "q": 0.3})
-    arguments = {"trajectories": 60, "steps": steps, "save_every": 2, "save": ["theta", "loss"], "seed": seed}
+    arguments = {"trajectories": 60, "steps": 200, "save_every": 2, "save": ["theta", "loss"], "seed": seed}
     return Job(problem, sb.SGDSDE(learning_rate=0.05, substeps=2), {**arguments, "block_size": 16})
 
 
@@ -248,7 +251,8 @@ class Row:
 
     def line(self) -> str:
         """Return the row of the table."""
-        cells = [self.fault, self.how, self.times, self.expected, self.seen, self.lost, len(self.accepted)]
+        seen = self.seen if len(self.seen) <= SHOWN else f"{self.seen[:SHOWN]} …"
+        cells = [self.fault, self.how, self.times, self.expected, seen, self.lost, len(self.accepted)]
         return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -370,8 +374,9 @@ class Report:
         for kind, harm in (("part", truncate), ("part", flip), ("state", truncate), ("state", flip)):
             folder = self.half_done(f"{kind}-{harm.__name__}")
             harm(parts_of(folder, kind)[0].path)
-            row = Row(f"{kind} damaged", f"`{harm.__name__}`", "the bytes that this run wrote" * (kind == "part"))
-            row.seen = attempt(lambda folder=folder: sb.open(folder)) if kind == "part" else "set aside"
+            expected = NOT_WRITTEN if kind == "part" else SET_ASIDE
+            row = Row(f"{kind} damaged", f"`{harm.__name__}`", expected)
+            row.seen = attempt(lambda folder=folder: sb.open(folder)) if kind == "part" else SET_ASIDE
             self.continued(folder, row)
 
     def foreign(self) -> None:
@@ -389,10 +394,9 @@ class Report:
             folder = self.half_done(f"another-{kind}")
             for part in parts_of(other, kind):
                 (folder / part.path.name).write_bytes(part.path.read_bytes())
-            row = Row(
-                f"{kind}s of another run", "those of another seed, copied in", "this run wrote" * (kind == "part")
-            )
-            row.seen = attempt(lambda folder=folder: sb.open(folder)) if kind == "part" else "set aside"
+            expected = NOT_WRITTEN if kind == "part" else SET_ASIDE
+            row = Row(f"{kind}s of another run", "those of another seed, copied in", expected)
+            row.seen = attempt(lambda folder=folder: sb.open(folder)) if kind == "part" else SET_ASIDE
             self.continued(folder, row)
 
         folder = self.half_done("pickle")
@@ -419,10 +423,10 @@ class Report:
             self.rows.append(Row("manifest edited", what, expected, seen.replace(str(self.folder), "runs")))
             (folder / MANIFEST).write_text(manifest)
         changed = replace(self.job, dynamics=sb.SGDSDE(learning_rate=0.04, substeps=2))
-        others = replace(self.job, problem=sb.problems.HadamardRegression(np.eye(3), np.ones(3), initial={"p": 1.0}))
+        others = replace(self.job, problem=small_job(data=1).problem)
         for what, job, expected in (
             ("configuration edited", changed, "learning_rate: 0.05 there, 0.04 here"),
-            ("other data", others, "Error: "),
+            ("other data", others, "expected the data of the run"),
         ):
             row = Row(
                 what, "continued with another one", expected, in_child(lambda job=job: job.run(folder, resume=True))
