@@ -80,6 +80,8 @@ class Shard:
             self._write_part(record, since, until)
             state, done = {**_stacked(ends), "status": record.status}, until
             self._write_state(state, until, until)
+            if stop.is_set():
+                return until == self.manifest.legs[-1][1]
         return True
 
     def _walk_leg(
