@@ -166,7 +166,7 @@ BAD = {
     "no charges": (('"Rescaling"', '"Orthogonal"'), "has no charges"),
     "functions from a file": (
         ('group = "Rescaling"', 'group = "FromAction"\naction = "os:system"\ndim = 1'),
-        "made from functions",
+        "functions that were allowed",
     ),
     "problem in dynamics": (("learning_rate = 0.01", "learning_rate = 0.01\nproblem = 1"), "unknown key 'problem'"),
     "stream of a text": (("initial =", "stream = 3\ninitial ="), "stream: expected stream = { law"),
