@@ -116,7 +116,7 @@ def run(
             shards = [Shard(plan, path, directory.manifest, bounds, checkpoint) for bounds in pending]
             with memory_errors():
                 side_by_side(lambda shard: shard.run(stop, told), shards, workers(problem), stop)
-        if directory.missing():
+        if stop.is_set():
             raise KeyboardInterrupt(f"stopped; continue with: sdebias run --resume {path}")
     return open_dataset(path, verify=False)
 

@@ -139,7 +139,7 @@ def side_by_side(function: Callable[[T], object], items: Sequence[T], workers: i
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        if min(workers, len(items)) == 1:
+        if min(workers, len(items)) <= 1:
             for item in items:
                 function(item)
             return

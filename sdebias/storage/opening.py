@@ -14,7 +14,7 @@ import xarray as xr
 
 from ..errors import DataError, InputError, OutputError, RunError, message
 from ..pooling import pool_steps, pool_trajectories
-from .directory import MANIFEST, RunDirectory
+from .directory import MANIFEST, RunDirectory, is_run
 from .files import check_outputs, save_dataset
 from .parts import Part, open_part
 
@@ -61,7 +61,7 @@ def find_runs(path: Path) -> dict[str, RunDirectory]:
     DataError
         If there is none, or a manifest is damaged.
     """
-    if (path / MANIFEST).is_file():
+    if is_run(path):
         return {path.name: RunDirectory(path)}
     found = sorted(file.parent for file in path.glob(f"*/{MANIFEST}")) if path.is_dir() else []
     if not found:
@@ -149,8 +149,10 @@ def _join(pieces: Sequence[xr.Dataset], dim: str) -> xr.Dataset:
     return xr.concat(pieces, dim, combine_attrs="override", **options)
 
 
-def merge(path: str | os.PathLike[str], out: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Write a run directory as one file, piece by piece: netCDF, or a zarr store where `out` ends in ``.zarr``.
+def merge(
+    path: str | os.PathLike[str], out: str | os.PathLike[str], *, zarr: bool = False, overwrite: bool = False
+) -> Path:
+    """Write a run directory as one netCDF file, or one zarr store, piece by piece.
 
     Raises
     ------
@@ -165,11 +167,11 @@ def merge(path: str | os.PathLike[str], out: str | os.PathLike[str], *, overwrit
     """
     out = Path(out)
     dataset = open_dataset(path)
-    if out.suffix != ".zarr":
+    if not zarr:
         check_outputs([out], size=dataset.nbytes, overwrite=overwrite)
         return save_dataset(dataset, out)
     try:
-        import zarr  # noqa: F401
+        import zarr as _  # noqa: F401
     except ImportError:
         raise InputError(message("zarr", "the package zarr", "none", "pip install 'sdebias[zarr]'")) from None
     check_outputs([out / "zarr.json"], size=dataset.nbytes, overwrite=overwrite)
