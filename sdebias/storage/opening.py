@@ -16,7 +16,7 @@ from ..errors import DataError, InputError, OutputError, RunError, message
 from ..pooling import pool_steps, pool_trajectories
 from .directory import MANIFEST, RunDirectory, is_run
 from .files import check_outputs, save_dataset
-from .parts import Part, open_part
+from .parts import ENGINE, Part, open_file
 
 # Of the largest variable, what is read at once (32 MiB).
 CHUNK_BYTES = 2**25
@@ -50,7 +50,7 @@ def open_dataset(path: str | os.PathLike[str], *, verify: bool = True) -> xr.Dat
         return _open_run(find_run(path), verify)
     if not path.is_file():
         raise DataError(message(str(path), "a netCDF file or a run directory", "no such file", "check the path"))
-    return open_part(path)
+    return open_file(path)
 
 
 def find_runs(path: Path) -> dict[str, RunDirectory]:
@@ -120,14 +120,14 @@ def _open(part: Part, run: RunDirectory, verify: bool) -> xr.Dataset:
     """
     if verify:
         part.check()
-    with open_part(part.path) as header:
+    with open_file(part.path, engine=ENGINE) as header:
         identity, found = run.manifest.identity(), header.attrs.get("identity")
         if found != identity:
             remedy = "take the file out of the directory, and continue the run with sdebias run --resume"
             raise DataError(message(str(part.path), f"a part of this run ({identity[:8]})", str(found)[:8], remedy))
         largest = max(variable.nbytes for variable in header.data_vars.values())
         rows = max(1, header.sizes["trajectory"] * CHUNK_BYTES // max(largest, 1))
-    return open_part(part.path, chunks={"trajectory": min(rows, header.sizes["trajectory"])})
+    return open_file(part.path, engine=ENGINE, chunks={"trajectory": min(rows, header.sizes["trajectory"])})
 
 
 def _along_steps(legs: Sequence[xr.Dataset]) -> xr.Dataset:
