@@ -373,8 +373,7 @@ def make_dataset(
     xr.Dataset
     """
     arrays: dict[str, Any] = {
-        name: (dims, array, {"long_name": f"problem data {name}", "units": "1"})
-        for name, (dims, array) in (data or {}).items()
+        name: (dims, array, data_attributes(name)) for name, (dims, array) in (data or {}).items()
     }
     for name, values in variables.items():
         if name not in SCHEMA:
@@ -399,6 +398,11 @@ def make_dataset(
         if name in dataset.coords:
             dataset[name].attrs = dict(attrs)
     return validate(dataset, kind)
+
+
+def data_attributes(name: str) -> dict[str, str]:
+    """Return the attributes of an array of the problem's data."""
+    return {"long_name": f"problem data {name}", "units": "1"}
 
 
 def validate(dataset: xr.Dataset, kind: str | None = None) -> xr.Dataset:

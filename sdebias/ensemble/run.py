@@ -15,6 +15,7 @@ from typing import Any, TypedDict, Unpack, cast
 
 import xarray as xr
 
+from ..dataset import data_attributes
 from ..dynamics.base import Dynamics
 from ..errors import DataError, InputError, check_positive, message
 from ..problems.base import Problem
@@ -135,7 +136,7 @@ def prepare(
         directory = RunDirectory(path)
         plan = planned(problem, dynamics, directory.manifest, **arguments)
         check_same(path, directory.manifest.config, _plain(plan.config()))
-        if not _data(problem).equals(directory.data().drop_attrs()):
+        if not _data(problem).equals(directory.data()):
             remedy = "give the data that it was begun with, or choose another directory"
             raise DataError(message(str(path), "the data of the run", "others", remedy))
         grown = _extended(plan, directory.manifest)
@@ -210,7 +211,8 @@ def _plain(config: dict[str, Any]) -> dict[str, Any]:
 
 def _data(problem: Problem) -> xr.Dataset:
     """Return the problem's data."""
-    return xr.Dataset({name: (dims, tensor.cpu().numpy()) for name, (dims, tensor) in problem.arrays().items()})
+    arrays = {name: (dims, tensor.cpu().numpy()) for name, (dims, tensor) in problem.arrays().items()}
+    return xr.Dataset({name: (*array, data_attributes(name)) for name, array in arrays.items()})
 
 
 def _check_room(plan: Plan, path: Path, manifest: Manifest) -> None:
