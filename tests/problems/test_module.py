@@ -236,7 +236,7 @@ class TestRefusals:
             (nn.Sequential(nn.BatchNorm1d(3).double(), relu_net()), r"layer '0' \(BatchNorm1d\).*couples"),
             (nn.Sequential(nn.RReLU(), relu_net()), "random numbers"),
             (BatchCentred(), "samples treated one by one"),
-            (Noisy(), "without random numbers"),
+            (Noisy(), "draw no random numbers"),
             (frozen(), "no parameter that requires a gradient"),
             (nn.Linear(4, 1).double(), "one that evaluates on X and y"),
             (functional.relu, "a torch.nn.Module"),
