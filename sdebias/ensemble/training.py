@@ -105,7 +105,9 @@ class TrainingRun:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -202,9 +204,10 @@ def record(
     >>> run.dataset().sizes["step"]
     3
     """
-    if not isinstance(optimizer, torch.optim.Optimizer):
+    given: Any = optimizer
+    if not isinstance(given, torch.optim.Optimizer):
         remedy = "pass the optimizer of your loop"
-        raise InputError(message("optimizer", "a torch.optim.Optimizer", type(optimizer).__name__, remedy))
+        raise InputError(message("optimizer", "a torch.optim.Optimizer", type(given).__name__, remedy))
     if problem.replicates is not None:
         got = f"one of {problem.replicates} replicates"
         raise InputError(message("problem", "one without replicates", got, "record one loop for each"))

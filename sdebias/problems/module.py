@@ -15,9 +15,9 @@ from torch.func import functional_call, vmap
 
 from ..errors import DataError, InputError, check_flag, message
 from ..layout import ParameterLayout
+from ..plain import PlainOperations
 from .base import Problem
 from .cost import OperationCounter
-from .plain import PlainOperations
 from .stream import cast
 
 
@@ -226,10 +226,11 @@ class ModuleProblem(Problem):
             with PlainOperations() as plain, OperationCounter() as counter:
                 output = self._outputs_of_one(theta, inputs)
             self._plain, self._sample_cost = plain.used, -(-counter.written // self.n_samples)
-            if not isinstance(output, Tensor):
-                parts = f" of {len(output)}" if isinstance(output, tuple | list) else ""
+            answer: Any = output  # of a module that keeps to no type
+            if not isinstance(answer, Tensor):
+                parts = f" of {len(answer)}" if isinstance(answer, tuple | list) else ""
                 remedy = "wrap it in a module that returns the tensor which the loss takes"
-                raise InputError(message("module", "one tensor as output", type(output).__name__ + parts, remedy))
+                raise InputError(message("module", "one tensor as output", type(answer).__name__ + parts, remedy))
             alone = self._outputs_of_one(theta, inputs[:1])
         if output.shape[:1] != (self.n_samples,):
             want = f"{self.n_samples} outputs"
@@ -287,7 +288,7 @@ def _copied(module: nn.Module) -> nn.Module:
     InputError
         If it cannot be copied, or a parameter has no shape yet.
     """
-    if any(isinstance(p, nn.parameter.UninitializedTensorMixin) for p in module.parameters()):
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters()):
         remedy = "call it once on data, which gives its lazy layers their shapes"
         raise InputError(message("module", "parameters with shapes", "lazy layers that were never called", remedy))
     with _user_errors("module", "it must be possible to copy it: keep only parameters and buffers as tensors"):

@@ -238,7 +238,11 @@ class TestRefusals:
         for model, optimizer, words in (
             (nn.Linear(2, 1).double(), plain, "the parameters of the problem"),
             (net, torch.optim.SGD(network().parameters(), lr=RATE), "parameters of another module"),
-            (net, torch.optim.SGD([net[0].weight], lr=RATE), "one that trains 0.weight, 0.bias.*got 0.weight;"),
+            (
+                net,
+                torch.optim.SGD([net.get_parameter("0.weight")], lr=RATE),
+                "one that trains 0.weight, 0.bias.*got 0.weight;",
+            ),
             (net, nn.ReLU(), "a torch.optim.Optimizer"),
         ):
             with pytest.raises(InputError, match=words):
@@ -264,7 +268,7 @@ class TestRefusals:
 
     def test_groups_must_agree(self) -> None:
         net = network()
-        halves = [{"params": net[0].parameters()}, {"params": net[2].parameters(), "lr": 0.1}]
+        halves: Any = [{"params": net[0].parameters()}, {"params": net[2].parameters(), "lr": 0.1}]
         optimizer = torch.optim.SGD(halves, lr=RATE)
         with sb.record(net, optimizer, problem(), batch_size=4), pytest.raises(InputError, match="one learning rate"):
             optimizer.step()

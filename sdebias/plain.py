@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from ..errors import InputError, message
+from .errors import InputError, message
 
 
 class PlainOperations(TorchFunctionMode):
@@ -162,4 +162,3 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "rnn_relu": _layers(_relu_cell, 1),
 }
 """What stands in for a fused function, by its name; each is given that function first."""
-
