@@ -60,6 +60,9 @@ class Structure:
             if name not in trained:
                 for c in np.unique([*self._labels_at(first, shape)]):
                     self.ended[int(c)] = f"{name} is frozen"
+        for entries, why in trace.seen:
+            for c in {*self.made[entries.numpy()], *self.used[entries.numpy()]} - {-1}:
+                self.ended[int(c)] = why
         self.norms: dict[int, tuple[str, float]] = {}
         for units, name, eps in trace.normalised:
             for c in self.label[units[units > CONSTANT].numpy()]:
@@ -122,7 +125,7 @@ class Structure:
                 why = self.ended.get(c, self.ended.get(-1 if partner is None else partner, ""))
                 if sees > 1 and not why:
                     why = "it is normalised on one way and used as it is on another"
-                if why and why != "reaches the output":
+                if why and (sees or why != "reaches the output"):
                     refused[made[c], why] = None
                 continue
             if partner is not None:

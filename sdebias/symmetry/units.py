@@ -22,7 +22,7 @@ VIEWS = set(
     """
     view reshape flatten unflatten transpose permute movedim moveaxis swapaxes swapdims squeeze unsqueeze expand
     expand_as view_as reshape_as contiguous clone detach getitem select narrow chunk split tensor_split unbind T mT t
-    tile repeat repeat_interleave roll flip index_select gather cat concat stack hstack vstack unfold atleast_2d
+    tile repeat repeat_interleave roll flip index_select gather data cat concat stack hstack vstack unfold atleast_2d
     """.split()  # noqa: SIM905
 )
 # Same shape, and linear in the unit.
@@ -32,7 +32,7 @@ HOMOGENEOUS = {"relu", "leaky_relu", "prelu", "abs"}
 LINEAR_SUMS = {"sum", "mean"}
 SUMS = LINEAR_SUMS | {"amax", "amin", "max", "min"}
 # What tells nothing of the values of its arguments.
-SILENT = {"zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_full", "new_empty"}
+SILENT = {"ones_like", "empty_like", "full_like", "new_ones", "new_full", "new_empty"}
 # Operations by other names.
 SAME = {
     "truediv": "div",
@@ -73,6 +73,8 @@ class UnitNumbers(TorchFunctionMode):
         Pairs that must scale alike, and pairs of which only the product is seen.
     ended : list of (units, reason)
         Units whose scale is seen.
+    seen : list of (entries, reason)
+        Entries whose scale is seen beside what they do to units.
     normalised : list of (units, operation, eps)
         Units whose common scale a normalisation takes away.
     mixed : list of tensor of units
@@ -92,6 +94,7 @@ class UnitNumbers(TorchFunctionMode):
         self.joined: list[tuple[Tensor, Tensor]] = []
         self.contracted: list[tuple[Tensor, Tensor]] = []
         self.ended: list[tuple[Tensor, str]] = []
+        self.seen: list[tuple[Tensor, str]] = []
         self.normalised: list[tuple[Tensor, str, float]] = []
         self.mixed: list[Tensor] = []
         self.layers: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -114,13 +117,14 @@ class UnitNumbers(TorchFunctionMode):
         kwargs = kwargs or {}
         name = _name_of(func)
         result = func(*args, **kwargs)
-        if not any(isinstance(t, Tensor) for t in leaves(result)) or name in SILENT:
+        if name in SILENT or not (name == "setitem" or any(isinstance(t, Tensor) for t in leaves(result))):
             return result
         try:
             self._follow(name, func, result, args, kwargs)
         except (RuntimeError, IndexError, TypeError, ValueError, KeyError, AttributeError, AssertionError):
             # A call of a form that is not foreseen here: what it took ends, so that nothing is claimed of it.
             self._end(name, args, kwargs)
+            self._forget(result)
         return result
 
     def _follow(self, name: str, func: Any, result: Any, args: Any, kwargs: Any) -> None:
@@ -142,9 +146,12 @@ class UnitNumbers(TorchFunctionMode):
             self._convolution(name, result, *args, **kwargs)
         else:
             self._end(name, args, kwargs)
+            self._forget(result)
 
     def units(self, tensor: Any) -> Tensor:
         """Return the number of the unit of each entry of a tensor."""
+        if id(tensor) in self._entries:
+            raise ValueError("a parameter where a tensor of the forward pass is expected")
         found = self._units.get(id(tensor))
         return found if found is not None else torch.zeros(tensor.shape, dtype=torch.int64)
 
@@ -184,6 +191,13 @@ class UnitNumbers(TorchFunctionMode):
         for tensor in leaves(tensors):
             if isinstance(tensor, Tensor) and id(tensor) in self._units:
                 self.ended.append((self._units[id(tensor)].unique(), reason))
+            elif isinstance(tensor, Tensor) and id(tensor) in self._entries:
+                self.seen.append((self._entries[id(tensor)].flatten(), reason))
+
+    def _forget(self, result: Any) -> None:
+        """Note that a tensor, which an operation may have changed in place, belongs to no unit any more."""
+        for tensor in leaves(result):
+            self._units.pop(id(tensor), None)
 
     def end_outputs(self, outputs: Any) -> None:
         """Note that the loss sees the outputs."""
@@ -224,6 +238,16 @@ class UnitNumbers(TorchFunctionMode):
         moved = func(*map(numbers, args), **{key: numbers(value) for key, value in kwargs.items()})
         for tensor, units in zip(leaves(result), leaves(moved), strict=True):
             self._set(tensor, units, entries=whole)
+
+    def _setitem_rule(self, result: None, x: Tensor, index: Any, value: Any) -> None:
+        units = self.units(x).clone()
+        units[index] = self.units(value) if isinstance(value, Tensor) else (CONSTANT if value else ZERO)
+        self._set(x, units)
+
+    def _zeros_rule(self, result: Tensor, *args: Any, **options: Any) -> None:
+        self._set(result, torch.full(result.shape, ZERO))
+
+    _zeros_like_rule = _new_zeros_rule = _zeros_rule
 
     def _pad_rule(
         self, result: Tensor, x: Tensor, pad: Any, mode: str = "constant", value: float | None = None
@@ -266,7 +290,7 @@ class UnitNumbers(TorchFunctionMode):
             assert entries is not None
             self._pair(self.produced, entries, terms[0].expand(result.shape))
             self._set(result, terms[0].expand(result.shape))
-        elif terms:
+        else:
             self._set(result, self._join(*terms).expand(result.shape))
 
     def _mul_rule(self, result: Tensor, one: Any, other: Any, out: Any = None) -> None:

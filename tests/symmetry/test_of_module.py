@@ -132,6 +132,30 @@ class Ignored(nn.Module):
         return self.b(torch.cumsum(torch.relu(self.a(x)), -1))
 
 
+class SelfNormed(Ignored):
+    """Divides by the norm of a weight that it also multiplies by."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(self.a(x))) / self.a.weight.norm()
+
+
+class InPlace(Ignored):
+    """Changes a tensor of units in place, first by what is known and then by what is not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x).relu_().sigmoid_())
+
+
+class Written(Ignored):
+    """Writes units into a tensor of zeros, step by step."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = x.new_zeros(len(x), 2, 4)
+        for k in range(2):
+            kept[:, k] = torch.relu(self.a(x.roll(k, 1)))
+        return self.b(kept.sum(1))
+
+
 def convolutions() -> nn.Module:
     norm = nn.BatchNorm2d(4)
     return nn.Sequential(
@@ -210,6 +234,8 @@ CASES: dict[str, tuple[nn.Module, Tensor, list[str]]] = {
     "ReLU recurrence": (ReluRecurrence(), TOKENS[..., :3], []),
     "tied": (Tied(), X, []),
     "unknown operation": (Ignored(), X, []),
+    "self-normed": (SelfNormed(), X, []),
+    "in place": (InPlace(), X, []),
 }  # fmt: skip
 
 
@@ -244,6 +270,8 @@ def test_what_is_kept(case: str) -> None:
         (PreNorm(eps=1e-5), WORDS, "Scaling('embed.weight', 'back.weight', 'back.bias')", "eps = 1e-05 of layer_norm"),
         (PreNorm(), WORDS, "Translation('back:0')", "holds, but does not commute"),
         (ReluRecurrence(), TOKENS[..., :3], None, "'layer.weight_hh_l0' twice.*see discover"),
+        (Tied(), X, "encoder.weight, encoder.bias", "reaches the output"),
+        (SelfNormed(), X, "a.weight, a.bias", "no scale: norm"),
         (Heads(), TOKENS, "Translation('k.bias:0/1')", "holds, but does not commute"),
         (nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 2)), X, "Translation('2:0')", "softmax"),
         (nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 2)), X, "0.weight, 0.bias", "no scale: gelu"),
@@ -323,6 +351,10 @@ def test_the_module_is_left_as_it_is() -> None:
 def test_inputs_are_guessed_where_none_are_given(module: nn.Module) -> None:
     _, report = of_module(module)
     assert len(report)
+
+
+def test_units_written_into_zeros_are_followed() -> None:
+    assert repr(of_module(Written(), sample=X).symmetry) == "Rescaling('a:0', 'b.weight:1')"
 
 
 class Wants(nn.Module):
