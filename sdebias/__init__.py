@@ -13,6 +13,8 @@ from .dynamics import SGDSDE as SGDSDE
 from .dynamics import extrapolate as extrapolate
 from .dynamics import noise as noise
 from .dynamics import schedule as schedule
+from .ensemble import statistics as statistics
+from .ensemble.run import run as run
 from .ensemble.simulate import simulate as simulate
 from .ensemble.training import join_runs as join_runs
 from .ensemble.training import record as record
@@ -27,4 +29,5 @@ from .prediction import split_dynamics as split_dynamics
 from .prediction import stationary_fokker_planck as stationary_fokker_planck
 from .prediction import stationary_law as stationary_law
 from .problems import Problem as Problem
+from .storage import merge as merge
 from .storage import open_dataset as open  # noqa: F401

@@ -19,6 +19,7 @@ from ..errors import DataError, InputError, RunError, check_count, check_flag, m
 from ..problems.base import Problem
 from ..problems.module import refuse_random_layers
 from ..symmetry import Symmetry, check_invariance
+from .observables import Function, choose_observables
 from .record import Record
 
 # Settings of torch.optim.SGD that make its update another one than θ − η(∇ + γθ).
@@ -85,9 +86,11 @@ class TrainingRun:
         symmetry: Symmetry | None,
         batches: Batches,
         save_every: int,
+        save: Sequence[str | Function] | None,
     ) -> None:
         self.model, self.optimizer, self.problem, self.symmetry = model, optimizer, problem, symmetry
         self.batches, self.save_every = batches, save_every
+        self.observables = choose_observables(problem, symmetry, save)
         self._parameters = _matched_parameters(model, optimizer, problem)
         self._settings = _settings(optimizer)
         self._states: list[Tensor] = []
@@ -153,6 +156,7 @@ def record(
     epochs: bool = False,
     symmetry: Symmetry | None = None,
     save_every: int = 1,
+    save: Sequence[str | Function] | None = None,
 ) -> TrainingRun:
     """Record a training loop of your own, from the calls of ``optimizer.step()``.
 
@@ -177,6 +181,8 @@ def record(
         Checked against the losses; adds charges and orbit volume.
     save_every : int
         Updates between saves.
+    save : sequence of str or callable, optional
+        Observables of the dataset; see `simulate`.
 
     Returns
     -------
@@ -226,7 +232,7 @@ def record(
     if symmetry is not None:
         check_invariance(problem, symmetry)
         symmetry = symmetry.bind(problem, validate=False)
-    return TrainingRun(model, optimizer, problem, symmetry, batches, check_count("save_every", save_every))
+    return TrainingRun(model, optimizer, problem, symmetry, batches, check_count("save_every", save_every), save)
 
 
 def join_runs(runs: Sequence[TrainingRun]) -> xr.Dataset:
@@ -263,18 +269,14 @@ def join_runs(runs: Sequence[TrainingRun]) -> xr.Dataset:
             ("optimizer", run._settings, first._settings),
             ("batches", run.batches, first.batches),
             ("save_every", run.save_every, first.save_every),
+            ("observables", list(run.observables), list(first.observables)),
             ("learning rates", run._rates[:updates], first._rates[:updates]),
         ):
             if got != want:
                 remedy = "make one ensemble of runs that differ in seed only"
                 raise DataError(message(f"{what} of the runs", "the same", "different ones", remedy))
-    problem, symmetry = first.problem, first.symmetry
-    functions = {"theta": lambda theta: theta, "loss": problem.loss}
-    if symmetry is not None:
-        functions["log_orbit_volume"] = symmetry.log_orbit_volume
-        if symmetry.charge_labels:
-            functions["charge_value"] = symmetry.charge
-    kept = Record(functions, (), len(runs), saves)
+    problem = first.problem
+    kept = Record(first.observables, (), len(runs), saves)
     with torch.no_grad():
         for save in range(saves):
             states = torch.stack([run._states[save] for run in runs])
@@ -284,16 +286,10 @@ def join_runs(runs: Sequence[TrainingRun]) -> xr.Dataset:
 
 def _labelled(run: TrainingRun, kept: Record, updates: int) -> xr.Dataset:
     steps = np.arange(0, updates + 1, run.save_every)
-    coords: dict[str, Any] = {
-        "trajectory": np.arange(len(kept.status)),
-        "step": steps,
-        "parameter": run.problem.layout.labels,
-    }
-    if "charge_value" in kept.arrays:
-        assert run.symmetry is not None
-        coords["charge"] = run.symmetry.charge_labels
+    coords: dict[str, Any] = {"trajectory": np.arange(len(kept.status)), "step": steps}
+    coords |= {o.dims[0]: list(o.labels) for o in run.observables.values() if len(o.labels)}
     rates = run._rates[:updates]
-    variables: dict[str, Any] = {**kept.arrays, "status": kept.status, "learning_rate": rates[0]}
+    variables: dict[str, Any] = {**kept.variables(), "learning_rate": rates[0]}
     if len(set(rates)) > 1:
         # η of the update that follows a save; the last save is followed by an update only where the run was cut.
         following = [*rates, run._rates[updates] if run.updates > updates else rates[-1]]
@@ -307,6 +303,7 @@ def _labelled(run: TrainingRun, kept: Record, updates: int) -> xr.Dataset:
     }
     config: dict[str, Any] = {"problem": run.problem.spec(), "dynamics": dynamics}
     config["run"] = {"trajectories": len(kept.status), "steps": updates, "save_every": run.save_every}
+    config["run"]["save"] = list(run.observables)
     if run.symmetry is not None:
         config["symmetry"] = run.symmetry.spec()
     attributes: dict[str, str | int | float] = {

@@ -17,7 +17,6 @@ from sdebias.errors import DataError, InputError, RunError
 
 SAMPLES = 16
 RATE = 0.05
-SAVED = ("theta", "loss", "charge_value", "log_orbit_volume")
 
 
 def data() -> tuple[Tensor, Tensor]:
@@ -110,7 +109,7 @@ def test_states_are_those_of_the_loop() -> None:
 def test_it_is_the_dataset_that_simulate_returns() -> None:
     recorded = ensemble(2, 1)
     sgd = sb.SGD(learning_rate=RATE, batch_size=4, replacement=False, epochs=True)
-    simulated = sb.simulate(problem(), sgd, symmetry=SYMMETRY, trajectories=2, steps=4, save_every=4, save=SAVED)
+    simulated = sb.simulate(problem(), sgd, symmetry=SYMMETRY, trajectories=2, steps=4, save_every=4)
     assert set(recorded.data_vars) == set(simulated.data_vars)
     for name in recorded.variables:
         assert recorded[name].dims == simulated[name].dims
@@ -286,6 +285,19 @@ class TestRefusals:
             sb.join_runs([train(target, 3), train(target, 3, gamma=0.5)])
         with pytest.raises(DataError, match="optimizer of the runs"):
             sb.join_runs([train(target, 3), train(target, 3, settings={"weight_decay": 0.1})])
+
+
+def test_what_is_saved_may_be_chosen() -> None:
+    def size(theta: Tensor) -> Tensor:
+        return theta.norm(dim=-1)
+
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=RATE)
+    with sb.record(net, optimizer, problem(), batch_size=4, symmetry=SYMMETRY, save=["charge", size]) as run:
+        optimizer.step()
+    ens = run.dataset()
+    assert {"charge_value", "size"} <= set(ens.data_vars)
+    assert "theta" not in ens
 
 
 def test_a_run_that_explodes_is_flagged() -> None:
