@@ -280,7 +280,7 @@ def join_runs(runs: Sequence[TrainingRun]) -> xr.Dataset:
     with torch.no_grad():
         for save in range(saves):
             states = torch.stack([run._states[save] for run in runs])
-            kept.write(states[None].to(problem.device, problem.dtype), 0, save)
+            kept.write(states[None].to(problem.device, problem.dtype), slice(None), 0, save)
     return _labelled(first, kept, updates)
 
 
