@@ -20,8 +20,8 @@ from .directory import MANIFEST, RunDirectory, is_run
 from .files import check_outputs, save_dataset
 from .parts import ENGINE, Part, open_file
 
-# Of the largest variable, what is read at once (32 MiB).
-CHUNK_BYTES = 2**25
+# Of the largest variable, what is read at once by each thread (16 MiB).
+CHUNK_BYTES = 2**24
 
 
 def open_dataset(path: str | os.PathLike[str], *, verify: bool = True) -> xr.Dataset:
@@ -138,7 +138,8 @@ def _open(part: Part, run: RunDirectory, verify: bool) -> xr.Dataset:
         if any(header.sizes.get(dim) != size for dim, size in sizes.items()):
             remedy = "take the file out of the directory"
             raise DataError(message(str(part.path), f"sizes {sizes}", dict(header.sizes), remedy))
-        largest = max(variable.nbytes for variable in header.data_vars.values())
+        # A chunk is of whole trajectories, through all legs.
+        largest = max(variable.nbytes for variable in header.data_vars.values()) * len(run.manifest.legs)
         rows = max(1, header.sizes["trajectory"] * CHUNK_BYTES // max(largest, 1))
     return open_file(part.path, engine=ENGINE, chunks={"trajectory": min(rows, header.sizes["trajectory"])})
 
