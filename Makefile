@@ -44,7 +44,7 @@ docs: $(READY) ## the documentation as a site, results/site; a warning is an err
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs-figures: run ## the figures of the documentation
-	$(BIN)/sdebias plot results/diabetes/sgd.nc results/diabetes/sde.nc --out docs/figures/diabetes.png --overwrite
+	$(BIN)/sdebias plot results/diabetes/sgd results/diabetes/sde --out docs/figures/diabetes.png --overwrite
 	$(BIN)/python -m experiments.concepts
 	$(BIN)/python -m experiments.ito_convergence
 	$(BIN)/python -m experiments.rotation_law

@@ -69,7 +69,7 @@ def reference() -> Iterator[tuple[str, str]]:
         entries = [
             f"::: {value.__module__}.{value.__qualname__}\n    options:\n"
             f"      heading: {name}\n      toc_label: {name.rpartition('.')[2]}"
-            for value, (where, name) in names.items()
+            for value, (where, name) in sorted(names.items(), key=lambda item: item[1][1].lower())
             if where == page
         ]
         yield f"reference/api/{page}.md", "\n\n".join([f"# {title}", *entries])

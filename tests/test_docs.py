@@ -120,6 +120,13 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert wrong == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_rows_of_tables_have_as_many_cells_as_their_heads(page: Path) -> None:
+    tables = re.findall(r"(?:^\|.*\|$\n)+", FENCE.sub("", text_of(page)) + "\n", re.MULTILINE)
+    sizes = [{len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()} for table in tables]
+    assert [size for size in sizes if len(size) > 1] == []
+
+
 def test_the_readme_is_at_most_two_screens_and_its_example_fifteen_lines() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 80
