@@ -307,8 +307,8 @@ def make_dataset(
     kind : str
         One of `KINDS`.
     variables : mapping of str to array
-        Arrays with the dims of the schema; one more leading axis is `replicate`. One that varies along further dims
-        is an `xr.DataArray`.
+        Arrays with the dims of the schema; one more leading axis is `replicate`. One that varies along further dims,
+        or is lazy, is an `xr.DataArray` or `xr.Variable`.
     coords : mapping of str to 1-D array
         Labels of the dims; ``time`` is added from ``learning_rate`` and ``step`` where both are there and it is not.
     attributes : mapping of str to str or number
@@ -324,10 +324,13 @@ def make_dataset(
         for name, (dims, array) in (data or {}).items()
     }
     for name, values in variables.items():
-        row, array = SCHEMA[name], np.asarray(values)
+        row = SCHEMA[name]
+        if isinstance(values, xr.DataArray | xr.Variable):
+            arrays[name] = (values.dims, values.data, row.attributes)
+            continue
+        array = np.asarray(values)
         lead = ("replicate",) if array.ndim > len(row.dims) else ()
-        dims = values.dims if isinstance(values, xr.DataArray) else (*lead, *row.dims)
-        arrays[name] = (dims, array, row.attributes)
+        arrays[name] = ((*lead, *row.dims), array, row.attributes)
     if "learning_rate" in arrays and "step" in coords and "time" not in coords:
         rate_dims, rate, _ = arrays["learning_rate"]
         coords = {**coords, "time": ((*rate_dims, "step"), np.multiply.outer(rate, np.asarray(coords["step"])))}
