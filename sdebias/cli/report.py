@@ -27,7 +27,6 @@ def compare_ensemble(ensemble: xr.Dataset, run: config.Run) -> xr.Dataset:
             f"{flagged} of {ensemble['status'].size} trajectories are not finite or diverged; the file keeps them; "
             "lower the learning rate or the temperature"
         )
-    ensemble = ensemble.load()
     return compare(ensemble, predict_orbit_drift(ensemble, run.problem, run.symmetry))
 
 
@@ -85,3 +84,17 @@ def verdict(comparison: xr.Dataset) -> str:
 def _shown(p_value: xr.DataArray) -> str:
     smallest = float(p_value.min())
     return f"= {smallest:.2g}" if smallest > 1e-300 else "< 1e-300"
+
+
+def summary(name: str, statistics: xr.Dataset) -> str:
+    """Return the means at the last step of a dataset of kind "statistics", and how many trajectories are in them."""
+    last = statistics.isel(step=-1)
+    used, total = int(last["trajectories_used"].min()), statistics.sizes["trajectory"]
+    lines = [f"{name}: statistics at step {int(last['step'])} of {used} of {total} trajectories"]
+    for key, mean in last.data_vars.items():
+        if not str(key).endswith("_mean"):
+            continue
+        error = last.get(f"{key}_error")
+        shown = f"{float(mean.min()):.4g}" if mean.size == 1 else f"{float(mean.min()):.4g} to {float(mean.max()):.4g}"
+        lines.append(f"  {key}: {shown}" + (f" (error at most {float(error.max()):.2g})" if error is not None else ""))
+    return "\n".join(lines)
