@@ -39,6 +39,7 @@ REFERENCE = {
     "problems": ("sdebias.problems", ["sdebias.problems"]),
     "symmetry": ("sdebias.symmetry", ["sdebias.symmetry"]),
     "dynamics": ("sdebias.noise, sdebias.schedule", ["sdebias.noise", "sdebias.schedule"]),
+    "statistics": ("sdebias.statistics", ["sdebias.statistics"]),
     "prediction": ("sdebias.prediction", ["sdebias.prediction"]),
     "design": ("sdebias.design", ["sdebias.design"]),
     "files": (

@@ -8,6 +8,7 @@ import shlex
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from urllib.parse import urlsplit
 
 import matplotlib as mpl
@@ -138,6 +139,14 @@ def test_one_version() -> None:
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert re.search(r"^version: (.*)$", citation, re.MULTILINE)[1] == sb.__version__  # type: ignore[index]
     assert f"## [{sb.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_reference_has_every_public_namespace() -> None:
+    public = re.findall(r"^from \S+ import (\w+) as \1$", Path(sb.__file__).read_text(encoding="utf-8"), re.MULTILINE)
+    namespaces = [f'"sdebias.{name}"' for name in public if isinstance(getattr(sb, name), ModuleType)]
+    hooks = (ROOT / "docs" / "hooks.py").read_text(encoding="utf-8")
+    assert len(namespaces) > 5
+    assert [name for name in namespaces if name not in hooks] == []
 
 
 def test_the_documentation_lists_every_model_and_group() -> None:
