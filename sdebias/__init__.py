@@ -16,6 +16,8 @@ from .dynamics import schedule as schedule
 from .ensemble import statistics as statistics
 from .ensemble.run import run as run
 from .ensemble.simulate import simulate as simulate
+from .ensemble.training import join_runs as join_runs
+from .ensemble.training import record as record
 from .laws import compare_law as compare_law
 from .laws import compare_samples as compare_samples
 from .moments import compare_moments as compare_moments

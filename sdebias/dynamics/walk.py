@@ -125,6 +125,8 @@ class Walk:
         -------
         Tensor, shape=(len(steps), [replicate,] trajectory, parameter)
         """
+        # Rounding depends on the order in memory: it must be the same where another process went on from here.
+        self.theta = self.dynamics.arrange(self.theta)
         path = self.dynamics.solve(self.theta, steps, self.generator)
         if path is not None:
             self.theta = path[-1]

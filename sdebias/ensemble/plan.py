@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from ..dataset import DIVERGENCE_THRESHOLD, config_attributes, make_dataset
 from ..dynamics.base import Dynamics
 from ..dynamics.schedule import Schedule
 from ..dynamics.walk import Walk
-from ..errors import InputError, RunError, check_count, check_finite, message
+from ..errors import InputError, RunError, SdebiasError, check_count, check_finite, message
 from ..problems.base import Problem
 from ..storage import Manifest
 from ..symmetry import Symmetry, check_invariance
@@ -140,7 +141,7 @@ class Plan:
         of_run: dict[str, str | int | float] = {
             **manifest.provenance,
             "compile": int(self.compile),
-            "identity": manifest.identity(),
+            "identity": manifest.identity,
         }
         return self._label(record, first, since, of_run, {})
 
@@ -234,7 +235,10 @@ def make_plan(
         settings["statistics"] = [statistic.spec() for statistic in chosen]
     settings |= {"dtype": dtype_name(problem.dtype), "device": str(problem.device)}
     if initial is not None:
-        settings["initial"] = "given in the call"
+        # A run that goes on must go on with the same; the first trajectory tells.
+        rng = torch.Generator(problem.device).manual_seed(block_seeds(seed, 1)[0])
+        first = start(0, sizes.block, rng)[..., 0, :].cpu().numpy()
+        settings["initial"] = f"given in the call ({hashlib.sha256(first.tobytes()).hexdigest()[:16]})"
     return Plan(
         problem, dynamics, symmetry, observables, chosen, trajectories, grid, seed, start, sizes, compile, settings
     )
@@ -338,6 +342,8 @@ def memory_errors() -> Iterator[None]:
     """Turn the ways in which memory runs out into one error with a remedy."""
     try:
         yield
+    except SdebiasError:
+        raise
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "alloc" not in str(error) and "memory" not in str(error):
             raise

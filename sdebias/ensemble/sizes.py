@@ -6,16 +6,15 @@ import dataclasses
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..dynamics.base import Dynamics
 from ..dynamics.walk import Walk, longest_chunk
 from ..errors import InputError, check_positive, message
 from ..problems.base import Problem
+from ..problems.cost import OperationCounter
 
 # Numbers that the operations of one step shall write for one block: enough that launching them costs little, few enough
 # that they stay in a cache, or on CUDA enough to fill the device.
@@ -135,29 +134,12 @@ def result_bytes(
     return per_save * trajectories * saves * point.element_size()
 
 
-class _Counter(TorchDispatchMode):
-    """Adds up the sizes of what tensor operations return."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written = 0
-        self.operations = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        outputs = result if isinstance(result, tuple | list) else (result,)
-        if not func.is_view:
-            self.operations += 1
-            self.written += sum(value.numel() for value in outputs if isinstance(value, Tensor))
-        return result
-
-
 def _count_step(dynamics: Dynamics, points: int = 2) -> tuple[int, int]:
     """Return what a solver step writes for one trajectory, in numbers, and how many operations it takes."""
     problem = dynamics.bound_problem
     generator = torch.Generator(problem.device).manual_seed(0)
     walk = Walk(dynamics, problem.draw_initial(points, generator), generator, dynamics.substeps)
-    with _Counter() as counter:
+    with OperationCounter() as counter:
         walk.run([0, 1])
     return -(-counter.written // (dynamics.substeps * points)), -(-counter.operations // dynamics.substeps)
 
