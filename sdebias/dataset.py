@@ -337,9 +337,10 @@ COORDINATES = {
 def schema_table() -> str:
     """Return the schema as a markdown table, for the documentation."""
     head = "| variable | in | dims | meaning | units | equation |\n|---|---|---|---|---|---|"
+    escapes = str.maketrans({"|": r"\|", "<": "&lt;"})
     rows = [
         f"| `{name}` | {', '.join(v.kinds)} | {', or '.join([', '.join(v.dims) or 'scalar', *v.varying])} "
-        f"| {v.long_name} | {v.units} | {v.equation} |"
+        f"| {v.long_name.translate(escapes)} | {v.units} | {v.equation.translate(escapes)} |"
         for name, v in [*SCHEMA.items(), *((f"*_{suffix}", v) for suffix, v in SUMMARIES.items())]
     ]
     return "\n".join([head, *rows])
