@@ -13,6 +13,7 @@ from .dynamics import SGDSDE as SGDSDE
 from .dynamics import extrapolate as extrapolate
 from .dynamics import noise as noise
 from .dynamics import schedule as schedule
+from .ensemble.run import run as run
 from .ensemble.simulate import simulate as simulate
 from .laws import compare_law as compare_law
 from .laws import compare_samples as compare_samples
@@ -27,4 +28,5 @@ from .prediction import split_dynamics as split_dynamics
 from .prediction import stationary_fokker_planck as stationary_fokker_planck
 from .prediction import stationary_law as stationary_law
 from .problems import Problem as Problem
+from .storage import merge as merge
 from .storage import open_dataset as open  # noqa: F401

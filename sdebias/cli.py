@@ -17,7 +17,8 @@ from tyro.conf import Positional, arg
 from . import config
 from .comparison import FALSE_ALARM_RATE, POWER_SCALE, compare, comparison_table
 from .dataset import STATUS
-from .ensemble.simulate import ensemble_bytes, save_grid, simulate
+from .ensemble.plan import ensemble_bytes, save_grid
+from .ensemble.simulate import simulate
 from .errors import InputError, RunError, SdebiasError, check_count
 from .plotting import plot_orbit_drift
 from .prediction import predict_orbit_drift

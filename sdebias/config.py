@@ -16,7 +16,7 @@ import xarray as xr
 from .dynamics import DYNAMICS, Dynamics
 from .errors import ConfigError, DataError, DeviceError, InputError, check_choice, check_count, message, nearest
 from .problems import MODELS, Problem, Regression, WeightDecay
-from .storage import open_dataset
+from .storage import find_run, open_dataset
 from .symmetry import GROUPS, DiscoveredSymmetry, FromAction, FromFields, Product, Symmetry, from_spec
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -78,7 +78,7 @@ class Run:
 
 
 def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Run:
-    """Build a run from a TOML file, or from an ensemble file, which holds its configuration and its data.
+    """Build a run from a TOML file, or from an ensemble file or a run directory, which hold configuration and data.
 
     Parameters
     ----------
@@ -130,25 +130,37 @@ def resolve_device(name: str) -> torch.device:
 
 def _read(path: Path) -> tuple[dict[str, Any], xr.Dataset | None]:
     """Return the configuration as a table, and the data where the file holds them."""
+    if path.is_dir():
+        directory = find_run(path)
+        return _stored(path, directory.manifest.config, directory.path.name), directory.data()
     if not path.is_file():
-        raise ConfigError(message(str(path), "a TOML file or an ensemble file (.nc)", "no such file", "check the path"))
+        want = "a TOML file, an ensemble file (.nc) or a run directory"
+        raise ConfigError(message(str(path), want, "no such file", "check the path"))
     if path.suffix == ".nc":
         with open_dataset(path) as dataset:
             dataset.load()
         try:
             table = json.loads(dataset.attrs["config_json"])
-            table["dynamics"] = {path.stem: table["dynamics"]}
-            run = dict(table["run"])
         except (KeyError, TypeError, ValueError):
-            remedy = "run from the original TOML file"
-            raise ConfigError(message(str(path), "a file that holds its configuration", "none", remedy)) from None
-        if "initial" in run:
-            raise ConfigError(f"{path}: its initial states were given in a call; run it from Python with them")
-        return table, dataset
+            table = None
+        return _stored(path, table, path.stem), dataset
     try:
         return tomllib.loads(path.read_text(encoding="utf-8")), None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(message(str(path), "valid TOML", str(error), "correct that line")) from None
+
+
+def _stored(path: Path, table: Any, name: str) -> dict[str, Any]:
+    """Return the configuration that was stored with an ensemble, whose dynamics get a name."""
+    try:
+        found = {**table, "dynamics": {name: table["dynamics"]}}
+        run = dict(table["run"])
+    except (KeyError, TypeError, ValueError):
+        remedy = "run from the original TOML file"
+        raise ConfigError(message(str(path), "a file that holds its configuration", "none", remedy)) from None
+    if "initial" in run:
+        raise ConfigError(f"{path}: its initial states were given in a call; run it from Python with them")
+    return found
 
 
 def _check_keys(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -101,6 +101,21 @@ class Walk:
         self._chunk = next(size for size in range(min(chunk, self._window), 0, -1) if self._window % size == 0)
         self._start, self._at = start, 0
         self._draws: Draws = {}
+        self._before_draws = generator.get_state()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return where the walk stands, for `restore`: θ, the state of the RNG, and the solver steps taken."""
+        whole = self._at % self._window == 0
+        rng = self.generator.get_state() if whole else self._before_draws
+        return {"theta": self.theta, "rng": rng, "at": torch.tensor(self._at)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from where another walk of the same block stood; what follows is the same bit for bit."""
+        self.theta = self.dynamics.arrange(state["theta"].to(self.theta.device))
+        self.generator.set_state(state["rng"])
+        self._at = int(state["at"])
+        if self._at % self._window:
+            self._draw()
 
     @torch.no_grad()
     def run(self, steps: Sequence[int]) -> Tensor:
@@ -130,7 +145,7 @@ class Walk:
         """Take `count` solver steps, within one chunk."""
         place = self._at % self._window
         if place == 0:
-            self._draws = self.dynamics.draw(self._window, tuple(self.theta.shape[:-1]), self.generator)
+            self._draw()
         whole = count == self._chunk == self._window
         draws = self._draws if whole else self.dynamics.piece(self._draws, place, place + count)
         rates = self.dynamics.rates(self._start, self._at, count)
@@ -138,3 +153,8 @@ class Walk:
         if self._advance is None or count < self._chunk:
             return advance(self.dynamics, self.theta, draws, rates, count, every)
         return self._advance(self.theta, draws, rates, count, every)
+
+    def _draw(self) -> None:
+        """Draw the random numbers of a window."""
+        self._before_draws = self.generator.get_state()
+        self._draws = self.dynamics.draw(self._window, tuple(self.theta.shape[:-1]), self.generator)

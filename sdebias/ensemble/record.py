@@ -10,6 +10,9 @@ from torch import Tensor
 
 from ..dataset import DIVERGENCE_THRESHOLD, STATUS
 
+# Prefix of the names of observables in a state, beside those of the walk.
+OBSERVED = "observed."
+
 
 class Record:
     """Arrays on the host, filled block by block and segment by segment.
@@ -24,6 +27,7 @@ class Record:
 
     Attributes
     ----------
+    saves : int
     arrays : dict of str to array, shape=([replicate,] trajectory, step, *trailing)
     status : array of int8, shape=([replicate,] trajectory)
     """
@@ -37,7 +41,7 @@ class Record:
     ) -> None:
         self._observables = observables
         self._lead = lead
-        self._saves = saves
+        self.saves = saves
         self.status = np.zeros((*lead, trajectories), np.int8)
         self.arrays: dict[str, np.ndarray] = {}
 
@@ -52,10 +56,20 @@ class Record:
         np.maximum(self.status[..., columns], _status(path), out=self.status[..., columns])
         for name, function in self._observables.items():
             values = np.moveaxis(function(path).cpu().numpy(), 0, len(self._lead) + 1)
-            shape = (self.status.shape[-1], self._saves, *values.shape[len(self._lead) + 2 :])
+            shape = (self.status.shape[-1], self.saves, *values.shape[len(self._lead) + 2 :])
             if name not in self.arrays:
                 self.arrays[name] = np.empty((*self._lead, *shape), values.dtype)
             self.arrays[name].reshape(-1, *shape)[:, columns, save : save + len(path)] = values
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return what was written so far, for `restore`."""
+        return {"status": self.status, **{f"{OBSERVED}{name}": array for name, array in self.arrays.items()}}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from the state of another record of the same sizes, or only from its status."""
+        if "status" in state:
+            self.status = state["status"].copy()
+        self.arrays = {name.removeprefix(OBSERVED): array for name, array in state.items() if name.startswith(OBSERVED)}
 
 
 def _status(path: Tensor) -> np.ndarray:

@@ -14,7 +14,7 @@ from conftest import DEVICES, regression
 
 import sdebias as sb
 from sdebias.dynamics.base import Dynamics
-from sdebias.ensemble.simulate import ensemble_bytes, save_grid
+from sdebias.ensemble.plan import ensemble_bytes, save_grid
 from sdebias.errors import InputError, RunError, SymmetryError
 
 SGD = sb.SGD(learning_rate=0.05)
@@ -47,7 +47,7 @@ class TestReproducibility:
         self, problem: sb.problems.HadamardRegression, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         whole = run(problem, SDE, steps=20, save_every=1)
-        monkeypatch.setattr("sdebias.ensemble.simulate.SAVES_PER_SEGMENT", 3)
+        monkeypatch.setattr("sdebias.ensemble.plan.SAVES_PER_SEGMENT", 3)
         np.testing.assert_array_equal(run(problem, SDE, steps=20, save_every=1)["theta"], whole["theta"])
 
     @pytest.mark.parametrize("dynamics", [SGD, SDE], ids=["SGD", "SDE"])

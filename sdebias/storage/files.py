@@ -1,41 +1,61 @@
-"""Files: open datasets, write them whole or not at all, and look for room before anything is simulated."""
+"""Files: written whole or not at all, and room for them looked for before anything is simulated."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import xarray as xr
 
-from .dataset import validate
-from .errors import DataError, OutputError, RunError, message
+from ..errors import OutputError, RunError, message
 
 # Room for headers, coordinates and figures beyond the arrays themselves.
 SPARE_BYTES = 2**23
 
 
-def open_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
-    """Open a dataset of this package from a netCDF file.
+@contextmanager
+def temporary(folder: Path, stem: str, remedy: str) -> Iterator[Path]:
+    """Give a file to write in a folder, to be published under its own name; nothing of it is left behind.
 
     Raises
     ------
-    DataError
-        If there is no such file, it is not netCDF, or it has not the shape of the schema.
+    RunError
+        If writing fails.
     """
-    if not Path(path).is_file():
-        raise DataError(message(str(path), "a netCDF file", "no such file", "check the path"))
+    path: Path | None = None
     try:
-        dataset = xr.open_dataset(path, engine="netcdf4")
-    except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(message(str(path), "a netCDF file", f"something else ({error})", "check the file")) from None
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=folder, prefix=f".{stem}.", suffix=".tmp")
+        os.close(handle)
+        path = Path(name)
+        yield path
+    except (OSError, RuntimeError) as error:
+        # netCDF's library reports a full disk as "HDF error" and no more.
+        raise RunError(message(str(folder), "a writable folder with room for the file", error, remedy)) from None
+    finally:
+        if path is not None:
+            path.unlink(missing_ok=True)
+
+
+def publish(path: Path, target: Path) -> Path:
+    """Give a file that was written its name, at once and for good, even where power is lost."""
+    path.chmod(0o644)
+    _sync(path)
+    path.replace(target)
+    _sync(target.parent)
+    return target
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
-        return validate(dataset)
-    except DataError as error:
-        dataset.close()
-        raise DataError(f"{path}: {error}") from None
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def save_dataset(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
@@ -47,22 +67,22 @@ def save_dataset(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
         If it cannot be written; nothing is left behind.
     """
     path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    except OSError as error:
-        raise RunError(message(str(path), "a writable folder", error.strerror, "choose another folder")) from None
-    os.close(handle)
-    try:
-        dataset.to_netcdf(name, engine="netcdf4")
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except (OSError, RuntimeError) as error:
-        remedy = "free space or choose another folder"
-        raise RunError(message(str(path), "room for the file", error, remedy)) from None
-    finally:
-        Path(name).unlink(missing_ok=True)
-    return path
+    with temporary(path.parent, path.name, "free space or choose another folder") as file:
+        dataset.to_netcdf(file, engine="netcdf4")
+        return publish(file, path)
+
+
+def save_text(text: str, path: Path) -> Path:
+    """Write a text file whole or not at all.
+
+    Raises
+    ------
+    RunError
+        If it cannot be written.
+    """
+    with temporary(path.parent, path.name, "free space or make the folder writable") as file:
+        file.write_text(text, encoding="utf-8")
+        return publish(file, path)
 
 
 def check_outputs(paths: Sequence[Path], *, size: int, overwrite: bool) -> None:

@@ -1,0 +1,338 @@
+"""Plan of an ensemble: everything that is decided before the first step, and the walk of each seed block."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from ..dataset import DIVERGENCE_THRESHOLD, config_attributes, make_dataset
+from ..dynamics.base import Dynamics
+from ..dynamics.schedule import Schedule
+from ..dynamics.walk import Walk
+from ..errors import InputError, RunError, check_choice, check_count, check_finite, message
+from ..problems.base import Problem
+from ..storage import Manifest
+from ..symmetry import Symmetry, check_invariance
+from .engine import Engine
+from .record import Record
+from .sizes import Sizes, choose_sizes, parse_memory, result_bytes
+from .streams import block_seeds
+
+SAVES_PER_SEGMENT = 8
+# Work, in numbers written, above which compiling pays: about a minute without.
+COMPILE_NUMBERS = 5e10
+OBSERVABLES = ("theta", "loss", "charge_value", "log_orbit_volume", "predictor_value")
+
+Initial = Tensor | Callable[[int, torch.Generator], Tensor]
+Observables = Mapping[str, Callable[[Tensor], Tensor]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `simulate` will do.
+
+    Attributes
+    ----------
+    problem : Problem
+    dynamics : Dynamics
+        Bound.
+    symmetry : Symmetry or None
+        Bound.
+    observables : mapping of str to callable
+        Functions of θ, from (..., parameter) to (..., *trailing).
+    trajectories : int
+        Of each replicate.
+    grid : list of int
+        Steps that are saved, from 0 on.
+    seed : int
+    start : callable
+        (first trajectory, count, generator) → θ(0) of a block.
+    sizes : Sizes
+    compile : bool
+    settings : dict
+        Entries of the configuration's section ``run``.
+    """
+
+    problem: Problem
+    dynamics: Dynamics
+    symmetry: Symmetry | None
+    observables: Observables
+    trajectories: int
+    grid: list[int]
+    seed: int
+    start: Callable[[int, int, torch.Generator], Tensor]
+    sizes: Sizes
+    compile: bool
+    settings: dict[str, Any]
+
+    @property
+    def lead(self) -> tuple[int, ...]:
+        """(replicate,) or ()."""
+        return () if self.problem.replicates is None else (self.problem.replicates,)
+
+    @property
+    def blocks(self) -> int:
+        """Number of seed blocks."""
+        return math.ceil(self.trajectories / self.sizes.block)
+
+    @property
+    def instances(self) -> int:
+        """Number of replicates, at least 1."""
+        return math.prod(self.lead)
+
+    def segments(self, since: int, until: int) -> list[tuple[int, list[int]]]:
+        """Return the pieces that a walk takes at once from save `since` to before `until`: first save, and steps."""
+        starts = range(since, until - 1, SAVES_PER_SEGMENT)
+        return [(at, self.grid[at : min(at + SAVES_PER_SEGMENT + 1, until)]) for at in starts]
+
+    @cached_property
+    def engine(self) -> Engine | None:
+        """What takes chunks of steps, where they are compiled."""
+        return Engine(self.dynamics) if self.compile and self.dynamics.stepwise else None
+
+    @cached_property
+    def _seeds(self) -> list[int]:
+        return block_seeds(self.seed, self.blocks)
+
+    def walk(self, block: int) -> Walk:
+        """Return the walk of a seed block from its start; a block is always walked whole."""
+        rng = torch.Generator(self.problem.device).manual_seed(self._seeds[block])
+        theta = self.start(block * self.sizes.block, self.sizes.block, rng)
+        return Walk(self.dynamics, theta, rng, self.sizes.chunk, advance=self.engine)
+
+    def record(self, trajectories: int, saves: int) -> Record:
+        """Return empty arrays for that many trajectories and saves."""
+        return Record(self.observables, self.lead, trajectories, saves)
+
+    def dataset(self, record: Record) -> xr.Dataset:
+        """Label the arrays of the whole ensemble, and write down how they were made."""
+        problem = self.problem
+        machine: dict[str, str | int | float] = {"compile": int(self.compile)}
+        if self.engine is not None:
+            machine |= {"compile_seconds": self.engine.seconds, "compile_failure": self.engine.failure}
+        machine["threads"] = torch.get_num_threads()
+        data = {name: (dims, tensor.cpu().numpy()) for name, (dims, tensor) in problem.arrays().items()}
+        return self._label(record, 0, 0, machine, data)
+
+    def part(self, record: Record, first: int, since: int, manifest: Manifest) -> xr.Dataset:
+        """Label the arrays of trajectories from `first` and saves from `since` on, a part of a run directory.
+
+        The problem's data, which the directory holds, are not repeated, nor is anything that differs between two
+        processes that compute the same part.
+        """
+        of_run: dict[str, str | int | float] = {
+            **manifest.provenance,
+            "compile": int(self.compile),
+            "identity": manifest.identity(),
+        }
+        return self._label(record, first, since, of_run, {})
+
+    def _label(
+        self,
+        record: Record,
+        first: int,
+        since: int,
+        attributes: Mapping[str, str | int | float],
+        data: Mapping[str, tuple[tuple[str, ...], np.ndarray]],
+    ) -> xr.Dataset:
+        problem, dynamics, symmetry = self.problem, self.dynamics, self.symmetry
+        saves = slice(since, since + record.saves)
+        coords: dict[str, Any] = {
+            "trajectory": np.arange(first, first + record.status.shape[-1]),
+            "step": np.asarray(self.grid[saves]),
+        }
+        if problem.replicates is not None:
+            coords["replicate"] = np.arange(problem.replicates)
+        variables: dict[str, Any] = dynamics.variables()
+        for name, value in variables.items():
+            if isinstance(value, Schedule):
+                variables[name] = xr.DataArray([value(k) for k in self.grid[saves]], dims="step")
+                coords["time"] = ("step", dynamics.times(value, self.grid)[saves])
+        labels = {
+            "theta": ("parameter", problem.layout.labels),
+            "predictor_value": ("predictor", problem.predictor_labels),
+            "charge_value": ("charge", symmetry.charge_labels if symmetry else []),
+        }
+        coords |= {dim: names for name, (dim, names) in labels.items() if name in record.arrays}
+        described: dict[str, str | int | float] = {
+            **dynamics.attributes(),
+            **{key: self.settings[key] for key in ("seed", "block_size", "dtype", "device")},
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "divergence_threshold": DIVERGENCE_THRESHOLD,
+            **config_attributes(self.config()),
+            **attributes,
+        }
+        arrays = {**record.arrays, "status": record.status}
+        return make_dataset("ensemble", {**arrays, **variables}, coords, described, data)
+
+    def config(self) -> dict[str, Any]:
+        """Return the configuration as plain data."""
+        config = {"problem": self.problem.spec(), "dynamics": self.dynamics.spec(), "run": self.settings}
+        return config if self.symmetry is None else {**config, "symmetry": self.symmetry.spec()}
+
+
+def make_plan(
+    problem: Problem,
+    dynamics: Dynamics,
+    *,
+    symmetry: Symmetry | None = None,
+    trajectories: int,
+    steps: int,
+    save_every: int | None = None,
+    seed: int = 0,
+    initial: Initial | None = None,
+    save: Sequence[str] = OBSERVABLES,
+    block_size: int | None = None,
+    memory: int | str | None = None,
+    compile: bool | None = None,
+    held: int | None = None,
+) -> Plan:
+    """Check the arguments of `simulate`, which describes them, and decide what they leave open.
+
+    `held` is the number of bytes that results take in memory at most, where they are written to files as they come.
+    """
+    check_count("trajectories", trajectories)
+    check_count("steps", steps)
+    if block_size is not None:
+        check_count("block_size", block_size)
+    check_count("seed", seed, minimum=0)
+    grid = save_grid(steps, save_every)
+    if symmetry is not None:
+        check_invariance(problem, symmetry)
+        # A trajectory that has diverged is data here, not an error.
+        symmetry = symmetry.bind(problem, validate=False)
+    dynamics = dynamics.bind(problem, symmetry)
+    observables = _observables(problem, symmetry, save)
+    start = _initial_law(problem, initial, trajectories)
+    budget = None if memory is None else parse_memory(memory)
+    if budget is not None:
+        results = result_bytes(problem, observables, trajectories, len(grid))
+        results = results if held is None else min(results, held)
+        budget = _working_memory(budget, results) // workers(problem)
+    saves = min(SAVES_PER_SEGMENT, len(grid) - 1)
+    with memory_errors():
+        sizes = choose_sizes(dynamics, saves=saves, interval=grid[1], block=block_size, budget=budget)
+    if compile is None:
+        work = sizes.numbers * trajectories * steps * dynamics.substeps
+        compile = problem.device.type == "cuda" or work > COMPILE_NUMBERS  # a CUDA graph costs no compiler
+    settings: dict[str, Any] = {"trajectories": trajectories, "steps": steps, "save_every": grid[1], "seed": seed}
+    settings |= {"block_size": sizes.block, "compile": compile, "save": list(observables)}
+    settings |= {"dtype": dtype_name(problem.dtype), "device": str(problem.device)}
+    if initial is not None:
+        settings["initial"] = "given in the call"
+    return Plan(problem, dynamics, symmetry, observables, trajectories, grid, seed, start, sizes, compile, settings)
+
+
+def workers(problem: Problem) -> int:
+    """Return how many blocks run side by side."""
+    return torch.get_num_threads() if problem.device.type == "cpu" else 1
+
+
+def _working_memory(budget: int, results: int) -> int:
+    """Return what a budget of memory leaves beside the results.
+
+    Raises
+    ------
+    InputError
+        If it leaves nothing.
+    """
+    if results >= budget:
+        want = f"more than {results} bytes, the size of the results"
+        raise InputError(message("memory", want, budget, "state more, save less often, or leave theta out of save"))
+    return budget - results
+
+
+def save_grid(steps: int, save_every: int | None = None) -> list[int]:
+    """Return the steps that are saved, from 0 to `steps`.
+
+    Raises
+    ------
+    InputError
+        If `save_every` does not divide `steps`: saves between updates do not exist.
+    """
+    if save_every is None:
+        save_every = steps // 20 if steps % 20 == 0 else 1
+    check_count("save_every", save_every)
+    if steps % save_every:
+        divisors = [k for k in range(1, steps + 1) if steps % k == 0]
+        near = min(divisors, key=lambda k: abs(k - save_every))
+        raise InputError(message("save_every", f"a divisor of steps = {steps}", save_every, f"use {near}"))
+    return list(range(0, steps + 1, save_every))
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name of a dtype as numpy has it."""
+    return str(dtype).removeprefix("torch.")
+
+
+def ensemble_bytes(
+    problem: Problem, symmetry: Symmetry | None, *, trajectories: int, saves: int, save: Sequence[str] = OBSERVABLES
+) -> int:
+    """Return the size in bytes of the arrays that `simulate` would return."""
+    bound = symmetry.bind(problem, validate=False) if symmetry else None
+    return result_bytes(problem, _observables(problem, bound, save), trajectories, saves)
+
+
+def _observables(
+    problem: Problem, symmetry: Symmetry | None, save: Sequence[str]
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Return the function of θ behind each observable that is wanted and that the call can give."""
+    functions: dict[str, Callable[[Tensor], Tensor]] = {
+        "theta": lambda theta: theta,
+        "loss": problem.loss,
+        "predictor_value": problem.predictor,
+    }
+    if symmetry is not None:
+        functions["log_orbit_volume"] = symmetry.log_orbit_volume
+        if symmetry.charge_labels:
+            functions["charge_value"] = symmetry.charge
+    for name in save:
+        check_choice("save", name, OBSERVABLES)
+    return {name: functions[name] for name in save if name in functions}
+
+
+def _initial_law(problem: Problem, initial: Initial | None, trajectories: int) -> Callable[..., Tensor]:
+    """Return a function (first, count, rng) that gives θ(0) of a block."""
+    lead = () if problem.replicates is None else (problem.replicates,)
+    width = problem.layout.size
+    if initial is None:
+        return lambda first, count, rng: problem.draw_initial(count, rng)
+
+    def check(theta: Any, count: int) -> Tensor:
+        shape = (*lead, count, width)
+        if not isinstance(theta, Tensor) or theta.shape != shape:
+            got = f"shape {tuple(theta.shape)}" if isinstance(theta, Tensor) else type(theta).__name__
+            remedy = "give one row for each trajectory, or a function (trajectories, generator)"
+            raise InputError(message("initial", f"a tensor of shape {shape}", got, remedy))
+        return check_finite("initial", theta, InputError).to(problem.device, problem.dtype)
+
+    if callable(initial):
+        return lambda first, count, rng: check(initial(count, rng), count)
+    fixed = check(initial, trajectories)
+    # The rows that fill up the last block are simulated and dropped; any point will do for them.
+    return lambda first, count, rng: fixed[
+        ..., torch.arange(first, first + count, device=fixed.device).clamp(max=trajectories - 1), :
+    ]
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turn the ways in which memory runs out into one error with a remedy."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "alloc" not in str(error) and "memory" not in str(error):
+            raise
+        raise RunError(
+            "simulate: not enough memory; lower trajectories or block_size, save less often, or leave observables out "
+            "of save"
+        ) from error

@@ -1,0 +1,187 @@
+"""Open a file or a run directory as one dataset, and merge the parts of a run directory into one file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ..errors import DataError, InputError, OutputError, RunError, message
+from .directory import MANIFEST, RunDirectory
+from .files import check_outputs, save_dataset
+from .parts import Part, open_part
+
+# Of the largest variable, what is read at once (32 MiB).
+CHUNK_BYTES = 2**25
+
+
+def open_dataset(path: str | os.PathLike[str], *, verify: bool = True) -> xr.Dataset:
+    """Open a dataset: a netCDF file, or a run directory, finished or still at work.
+
+    Parameters
+    ----------
+    path : path
+        File; run directory; or a folder with one run directory.
+    verify : bool
+        Whether the parts of a run directory are read once, to make sure that they are what was written.
+
+    Returns
+    -------
+    xr.Dataset
+        Of a run directory, backed by dask: values are read when they are needed. It holds the trajectories that have
+        reached the last step; where none has, the steps that all that are under way have reached. The attribute
+        ``complete`` is 1 where nothing is missing.
+
+    Raises
+    ------
+    DataError
+        If there is nothing at `path`, a file is not netCDF, damaged or of another run, or has not the shape of the
+        schema, or nothing is finished yet.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _open_run(find_run(path), verify)
+    if not path.is_file():
+        raise DataError(message(str(path), "a netCDF file or a run directory", "no such file", "check the path"))
+    return open_part(path)
+
+
+def find_runs(path: Path) -> dict[str, RunDirectory]:
+    """Return the run directories at a path by name: itself, or those in it.
+
+    Raises
+    ------
+    DataError
+        If there is none, or a manifest is damaged.
+    """
+    if (path / MANIFEST).is_file():
+        return {path.name: RunDirectory(path)}
+    found = sorted(file.parent for file in path.glob(f"*/{MANIFEST}")) if path.is_dir() else []
+    if not found:
+        remedy = "check the path, or make one with sdebias run --out"
+        raise DataError(message(str(path), f"a run directory with {MANIFEST}", "none", remedy))
+    return {folder.name: RunDirectory(folder) for folder in found}
+
+
+def find_run(path: Path) -> RunDirectory:
+    """Return the one run directory at a path.
+
+    Raises
+    ------
+    DataError
+        If there is none, or more than one.
+    """
+    runs = find_runs(path)
+    if len(runs) > 1:
+        remedy = f"name one, such as {path / next(iter(runs))}"
+        raise DataError(message(str(path), "one run directory", ", ".join(runs), remedy))
+    return next(iter(runs.values()))
+
+
+def _open_run(run: RunDirectory, verify: bool) -> xr.Dataset:
+    """Join the parts of a run directory."""
+    shards: dict[tuple[int, int], dict[tuple[int, int], Part]] = {}
+    for part in run.parts():
+        shards.setdefault((part.first, part.last), {})[part.since, part.until] = part
+    planned, legs = run.manifest.shards, run.manifest.legs
+    reached = {shard: _reached(shards.get(shard, {}), legs) for shard in planned}
+    begun = {shard: count for shard, count in reached.items() if count}
+    if not begun:
+        remedy = "wait for it, or continue it with sdebias run --resume"
+        raise DataError(message(str(run.path), "at least one finished part", "none", remedy))
+    last = len(legs) if len(legs) in begun.values() else min(begun.values())
+    chosen = [[shards[shard][leg] for leg in legs[:last]] for shard, count in begun.items() if count >= last]
+    rows = [_along_steps([_open(part, run, verify) for part in parts]) for parts in chosen]
+    dataset = _join(rows, "trajectory")
+    with_data = dataset.assign(run.data().data_vars)
+    complete = int(last == len(legs) and len(chosen) == len(planned))
+    return with_data.assign_attrs({**run.manifest.provenance, "complete": complete})
+
+
+def _reached(parts: dict[tuple[int, int], Part], legs: Sequence[tuple[int, int]]) -> int:
+    """Return how many legs in a row are there."""
+    return next((count for count, leg in enumerate(legs) if leg not in parts), len(legs))
+
+
+def _open(part: Part, run: RunDirectory, verify: bool) -> xr.Dataset:
+    """Open a part of a run lazily.
+
+    Raises
+    ------
+    DataError
+        If it is damaged, or of another run.
+    """
+    if verify:
+        part.check()
+    with open_part(part.path) as header:
+        identity, found = run.manifest.identity(), header.attrs.get("identity")
+        if found != identity:
+            remedy = "take the file out of the directory, and continue the run with sdebias run --resume"
+            raise DataError(message(str(part.path), f"a part of this run ({identity[:8]})", str(found)[:8], remedy))
+        largest = max(variable.nbytes for variable in header.data_vars.values())
+        rows = max(1, header.sizes["trajectory"] * CHUNK_BYTES // max(largest, 1))
+    return open_part(part.path, chunks={"trajectory": min(rows, header.sizes["trajectory"])})
+
+
+def _along_steps(legs: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Join the legs of one shard; a flag, once raised, stays."""
+    whole = _join([leg.drop_vars("status") for leg in legs], "step")
+    return whole.assign(status=legs[-1]["status"])
+
+
+def _join(pieces: Sequence[xr.Dataset], dim: str) -> xr.Dataset:
+    if len(pieces) == 1:
+        return pieces[0]
+    options: dict[str, Any] = {"data_vars": "minimal", "coords": "minimal", "compat": "override", "join": "override"}
+    return xr.concat(pieces, dim, combine_attrs="override", **options)
+
+
+def merge(path: str | os.PathLike[str], out: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Write a run directory as one file, piece by piece: netCDF, or a zarr store where `out` ends in ``.zarr``.
+
+    Raises
+    ------
+    DataError
+        As by `open_dataset`.
+    InputError
+        If zarr is wanted and not installed.
+    OutputError
+        If `out` exists, or there is no room for it.
+    RunError
+        If it cannot be written; nothing is left behind.
+    """
+    out = Path(out)
+    dataset = open_dataset(path)
+    if out.suffix != ".zarr":
+        check_outputs([out], size=dataset.nbytes, overwrite=overwrite)
+        return save_dataset(dataset, out)
+    try:
+        import zarr  # noqa: F401
+    except ImportError:
+        raise InputError(message("zarr", "the package zarr", "none", "pip install 'sdebias[zarr]'")) from None
+    check_outputs([out / "zarr.json"], size=dataset.nbytes, overwrite=overwrite)
+    if out.exists() and not overwrite:
+        raise OutputError(message(str(out), "no such store yet", "one that exists", "pass --overwrite or another name"))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"))
+    try:
+        _as_text(dataset).to_zarr(temporary, mode="w", consolidated=False)
+        shutil.rmtree(out, ignore_errors=True)
+        temporary.rename(out)
+    except (OSError, RuntimeError) as error:
+        raise RunError(message(str(out), "room for the store", error, "free space, or choose another name")) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return out
+
+
+def _as_text(dataset: xr.Dataset) -> xr.Dataset:
+    """Return a dataset whose labels have a fixed width: zarr has no standard for strings of any length."""
+    labels = {name: coord.astype(np.str_) for name, coord in dataset.coords.items() if coord.dtype.kind in "OT"}
+    return dataset.assign_coords(labels)

@@ -1,0 +1,103 @@
+"""How far a run is: told by the process that runs it, and read by any other."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from ..dataset import STATUS
+from ..errors import RunError
+from .directory import PROGRESS, RunDirectory
+from .files import save_text
+from .parts import open_part
+
+# Seconds between two notes.
+INTERVAL = 1.0
+
+
+class Progress:
+    """Tells a progress bar, and a file of the run directory, how far the run is; called as the `Report` of a shard.
+
+    Parameters
+    ----------
+    directory : RunDirectory
+    bar : tqdm
+        Whose total is that of the whole run.
+    """
+
+    def __init__(self, directory: RunDirectory, bar: Any) -> None:
+        self.directory, self.bar = directory, bar
+        self.here = self.flagged = 0
+        self.before = round(bar.total * directory.fraction())
+        self._begun = self._told = time.monotonic()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        """Begin where the directory stands."""
+        self.bar.update(self.before)
+        self._tell("running")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Say how it ended."""
+        finished = "stopped" if self.directory.missing() else "finished"
+        try:
+            self._tell(finished if error is None else f"failed: {error}")
+        except RunError:
+            if error is None:
+                raise  # a disk that is full makes the run fail; saying so must not hide why
+
+    def __call__(self, updates: int, flagged: int) -> None:
+        """Count updates of trajectories, and trajectories that were flagged."""
+        with self._lock:
+            self.here += updates
+            self.flagged += flagged
+            self.bar.update(updates)
+            if flagged:
+                self.bar.set_postfix(flagged=self.flagged)
+            if time.monotonic() - self._told > INTERVAL:
+                self._tell("running")
+
+    def _tell(self, state: str) -> None:
+        self._told = time.monotonic()
+        rate = self.here / max(self._told - self._begun, 1e-9)
+        left = max(self.bar.total - self.before - self.here, 0)
+        note = {"state": state, "updates": self.before + self.here, "total": self.bar.total, "flagged": self.flagged}
+        note |= {"rate": rate, "eta_seconds": left / rate if rate else None}
+        save_text(json.dumps(note) + "\n", self.directory.path / PROGRESS)
+
+
+def describe_run(directory: RunDirectory) -> str:
+    """Return how far a run is, at what rate, and what has been flagged, in lines."""
+    manifest, missing = directory.manifest, directory.missing()
+    try:
+        note = json.loads((directory.path / PROGRESS).read_text(encoding="utf-8"))
+        state = str(note["state"])
+        rate, eta = float(note["rate"]), float(note["eta_seconds"] or 0)
+    except (OSError, ValueError, KeyError, TypeError):
+        state, rate, eta = "not begun", 0.0, 0.0
+    busy = directory.busy()
+    if state == "running" and not busy:
+        state = "interrupted"  # the process that said so is gone
+    if not missing:
+        state = "finished"
+    elif state not in ("running", "not begun"):
+        state += f"; continue with sdebias run --resume {directory.path}"
+    flagged = 0
+    for part in directory.parts():
+        with open_part(part.path) as dataset:
+            flagged += int((dataset["status"] != STATUS["ok"]).sum()) if part.until == manifest.legs[-1][1] else 0
+    run, shards = manifest.run, len(manifest.shards)
+    lines = [
+        f"{directory.path}: {state}",
+        f"  {run['trajectories']} trajectories, {run['steps']} steps; {100 * directory.fraction():.1f} % done",
+        f"  {shards - len(missing)} of {shards} shards, {flagged} of their trajectories flagged",
+    ]
+    if state == "running":
+        lines.append(f"  {rate:.3g} updates/s, {eta:.0f} s to go")
+    return "\n".join(lines)
