@@ -1,10 +1,9 @@
-"""The command line: ``sdebias run | compare | plot | info``."""
+"""The command line: ``sdebias run | compare | plot | report | info``."""
 
 from __future__ import annotations
 
-import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,14 +14,16 @@ import xarray as xr
 from tyro.conf import Positional, arg
 
 from . import config
-from .comparison import FALSE_ALARM_RATE, POWER_SCALE, compare, comparison_table
+from .comparison import compare
 from .dataset import STATUS
 from .ensemble.plan import ensemble_bytes, save_grid
 from .ensemble.simulate import simulate
 from .errors import InputError, RunError, SdebiasError, check_count
 from .plotting import plot_orbit_drift
 from .prediction import predict_orbit_drift
+from .report import comparison_text, html_report, reproduce_command
 from .storage import check_outputs, open_dataset, save_dataset
+from .storage.files import save_text
 
 DESCRIPTION = "Simulate SGD and its SDE, and compare the drift along symmetry orbits with what geometry predicts."
 
@@ -80,7 +81,7 @@ class RunCommand:
             ensemble = simulate(run.problem, dynamics, symmetry=run.symmetry, progress=True, **arguments)
             save_dataset(ensemble, files[name])
             comparisons[name] = _compare(ensemble, run)
-        print(report(comparisons))
+        print(comparison_text(comparisons))
         plot_orbit_drift(list(comparisons.values())).savefig(figure)
         for file in (*files.values(), figure):
             print(file)
@@ -123,7 +124,7 @@ class CompareCommand:
 
     def __call__(self) -> int:
         """Print the table, and return the exit code."""
-        print(report(_compare_files(self.files)))
+        print(comparison_text(_compare_files(self.files)))
         return 0
 
 
@@ -153,6 +154,27 @@ class PlotCommand:
 
 
 @dataclass
+class ReportCommand:
+    """Write what a dataset is and says as one HTML page, which needs no network."""
+
+    file: Positional[Path]
+    """Dataset (.nc)."""
+    out: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
+    """Page; by default beside the file, with the ending .html."""
+    overwrite: Flag = False
+    """Replace a page that exists."""
+
+    def __call__(self) -> int:
+        """Write the page, and return the exit code."""
+        out = self.out or self.file.with_suffix(".html")
+        with open_dataset(self.file) as dataset:
+            check_outputs([out], size=0, overwrite=self.overwrite)
+            page = html_report(dataset, source=self.file)
+        print(save_text(page, out))
+        return 0
+
+
+@dataclass
 class InfoCommand:
     """Say what a dataset is, how it was made, and how to make it again."""
 
@@ -164,62 +186,6 @@ class InfoCommand:
         with open_dataset(self.file) as dataset:
             print(describe(dataset, self.file))
         return 0
-
-
-def report(comparisons: Mapping[str, xr.Dataset]) -> str:
-    """Return the table of comparisons at the last step, and a verdict for each.
-
-    Parameters
-    ----------
-    comparisons : mapping of str to xr.Dataset
-        By name, of kind "comparison".
-    """
-    lines: list[str] = []
-    for name, comparison in comparisons.items():
-        table = comparison_table(comparison)
-        interval = f"{100 * comparison.attrs['confidence']:g} % interval"
-        header = f"{'charge':<16}{'predicted':>12}{'measured':>12}  {interval:^24}{'deviation':>11}{'z':>8}"
-        finite = "z_scheme" in table
-        header += f"{'finite step':>13}{'z less it':>11}" if finite else ""
-        steps, total = int(comparison["step"][-1]), comparison.attrs["trajectories"]
-        used = int(comparison["trajectories_used"].min())
-        lines += [
-            "",
-            f"{name}: orbit drift over {steps} updates, {used} of {total} trajectories used",
-            f"  {comparison.attrs['equation']}",
-            f"  {header}",
-        ]
-        for label, row in table.iterrows():
-            shown = label if isinstance(label, str) else " ".join(map(str, label))
-            line = f"  {shown:<16}{row['predicted']:>12.4e}{row['measured']:>12.4e}"
-            line += f"  [{row['lower']:.4e}, {row['upper']:.4e}]{row['deviation_percent']:>9.2f} %{row['z']:>8.2f}"
-            lines.append(line + (f"{row['finite_step']:>13.2e}{row['z_scheme']:>11.2f}" if finite else ""))
-        lines.append(f"  {verdict(comparison)}")
-    return "\n".join(lines[1:])
-
-
-def verdict(comparison: xr.Dataset) -> str:
-    """Return the verdict of a comparison as a sentence."""
-    last = comparison.isel(step=-1)
-    size = abs(last["predicted"]).where(last["predicted"] != 0)
-    error, integration = (float((100 * last[n] / size).max()) for n in ("deviation_error", "integration_error"))
-    less = ", the solver's finite step accounted for" if "z_scheme" in comparison else ""
-    power = (
-        "is rejected" if comparison.attrs["verdict_scaled"] == "rejected" else "is NOT rejected: too few trajectories"
-    )
-    return (
-        f"verdict: {comparison.attrs['verdict']}{less}: largest |z| = {float(comparison['statistic'].max()):.2f}, "
-        f"p {_shown(comparison['p_value'])} (false-alarm rate {FALSE_ALARM_RATE:g})\n"
-        f"  error of the comparison: at most {error:.2g} % of the prediction, of which integrating it on the save grid "
-        f"at most {integration:.2g} %\n"
-        f"  power: a prediction {100 * (POWER_SCALE - 1):.0f} % larger {power} "
-        f"(p {_shown(comparison['p_value_scaled'])})"
-    )
-
-
-def _shown(p_value: xr.DataArray) -> str:
-    smallest = float(p_value.min())
-    return f"= {smallest:.2g}" if smallest > 1e-300 else "< 1e-300"
 
 
 def describe(dataset: xr.Dataset, file: Path) -> str:
@@ -240,8 +206,7 @@ def describe(dataset: xr.Dataset, file: Path) -> str:
             config.load(file)
         except SdebiasError as error:
             return "\n".join([*lines, f"It cannot be made again from the command line: {error}"])
-        again = file.parent / f"{file.stem}-again"
-        command = f"sdebias run {shlex.quote(str(file))} --threads {attrs['threads']} --out {shlex.quote(str(again))}"
+        command = reproduce_command(dataset, file)
         lines += [f"Make it again, bit for bit with the same versions and cpu_capability:\n  {command}"]
     return "\n".join(lines)
 
@@ -250,6 +215,7 @@ Command = (
     Annotated[RunCommand, tyro.conf.subcommand("run")]
     | Annotated[CompareCommand, tyro.conf.subcommand("compare")]
     | Annotated[PlotCommand, tyro.conf.subcommand("plot")]
+    | Annotated[ReportCommand, tyro.conf.subcommand("report")]
     | Annotated[InfoCommand, tyro.conf.subcommand("info")]
 )
 

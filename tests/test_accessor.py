@@ -153,7 +153,9 @@ def test_arviz_takes_trajectories_for_chains(ensemble: xr.Dataset) -> None:
     np.testing.assert_array_equal(found.sample_stats["loss"], kept["loss"])
     np.testing.assert_array_equal(found.constant_data["X"], ensemble["X"])
     table: Any = arviz.summary(found, var_names=["predictor_value"], kind="stats", round_to="none")
-    np.testing.assert_allclose(table.loc["predictor_value[w[b]]", "mean"], float(kept["predictor_value"][..., 1].mean()))
+    np.testing.assert_allclose(
+        table.loc["predictor_value[w[b]]", "mean"], float(kept["predictor_value"][..., 1].mean())
+    )
     with pytest.raises(DataError, match="choose an earlier step"):
         ensemble.sdebias.to_arviz(first_step=9)
 

@@ -25,6 +25,7 @@ from .style import (
     evenly_ranked,
     one_replicate,
     quantiles,
+    short,
     survivors,
 )
 
@@ -83,7 +84,7 @@ def plot_charges(
         for axes, charge, colour in zip(grid.flat, shown, COLOURS, strict=False):
             selected = None if expected is None else expected.isel(charge=charge)
             _panel(axes, measured.isel(charge=charge), selected, colour)
-            axes.set_title(str(measured["charge"].values[charge]))
+            axes.set_title(short(measured["charge"].values[charge]))
         for axes in grid[-1]:
             axes.set_xlabel("updates")
         for axes in grid[:, 0]:

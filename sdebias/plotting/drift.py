@@ -22,6 +22,7 @@ from .style import (
     evenly_ranked,
     one_replicate,
     power_of_ten,
+    short,
     two_panels,
     unit,
 )
@@ -126,7 +127,7 @@ def _over_steps(axes: Axes, comparisons: Sequence[xr.Dataset], scale: float, cur
                 capsize=2,
                 linestyle="none",
             )
-        label = str(first["charge"].values[charge])
+        label = short(first["charge"].values[charge])
         end = float(first["predicted"].isel(step=-1, charge=charge)) / scale
         axes.annotate(label, (steps[-1], end), xytext=(8, 0), textcoords="offset points", color=colour, va="center")
     for number, one in enumerate(comparisons):

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from ..dataset import validate
 from ..errors import DataError, InputError, check_choice, message
-from .style import COLOURS, MARKERS, STYLE, dynamics_name, one_replicate, survivors
+from .style import COLOURS, MARKERS, STYLE, dynamics_name, one_replicate, short, survivors
 
 SHADES = 14
 ORBITS = 9
@@ -88,7 +88,7 @@ def plot_landscape(
             for one, label, colour, marker in zip(several, labels, PATH_COLOURS, MARKERS, strict=False):
                 _paths(axes, landscape, one, label, colour, marker, trajectories)
             axes.set_title(title)
-            axes.set(xlabel=landscape.attrs["abscissa"], ylabel=landscape.attrs["ordinate"])
+            axes.set(xlabel=short(landscape.attrs["abscissa"]), ylabel=short(landscape.attrs["ordinate"]))
             axes.set(xlim=_ends(landscape["abscissa"]), ylim=_ends(landscape["ordinate"]))
         handles, texts = grid.flat[0].get_legend_handles_labels()
         figure.legend(handles, texts, loc="outside lower left", ncols=2 if stacked else 4)
@@ -114,7 +114,7 @@ def _orbits(axes: Axes, landscape: xr.Dataset, predictor: str) -> None:
     values = landscape["landscape_predictor"].sel(predictor=predictor)
     levels = np.unique(np.quantile(values, np.linspace(EDGE, 1 - EDGE, ORBITS)))
     axes.contour(x, y, values, levels=levels, colors="0.35", linewidths=0.8, linestyles="solid")
-    axes.plot([], [], color="0.35", linewidth=0.8, label=f"orbits, {predictor} = const")
+    axes.plot([], [], color="0.35", linewidth=0.8, label=f"orbits, {short(predictor)} = const")
     charges = landscape.get("landscape_charge")
     if charges is not None:
         moving = charges.isel(charge=int(charges.std(("ordinate", "abscissa")).argmax("charge")))
@@ -136,7 +136,7 @@ def _paths(
         axes.plot(*path.T, color=colour, linewidth=1.1)
         axes.plot(*path[0], "x", color=colour, markersize=7)
         axes.plot(*path[-1], marker, color=colour, markersize=7, markeredgecolor="white")
-    axes.plot([], [], marker + "-", color=colour, linewidth=1.1, label=f"{label}: from × to {_name(marker)}")
+    axes.plot([], [], marker + "-", color=colour, linewidth=1.1, label=f"{short(label)}: from × to {_name(marker)}")
 
 
 def _name(marker: str) -> str:

@@ -64,17 +64,18 @@ def plot_motion(split: xr.Dataset, *, stacked: bool = False) -> Figure:
         left.set_ylabel("length per update")
         left.set_title(f"Drift of the parameters{which}")
         for (label, length), colour, line in zip(whole.items(), COLOURS, LINES, strict=False):
-            shown = (100 * length / total).where(length > ROUNDING * largest)
+            # Rounded, since a logarithmic axis tries to show the last digit of what is always 100 %.
+            shown = (100 * length / total).where(length > ROUNDING * largest).round(9)
             right.plot(steps, shown, color=colour, linestyle=line, linewidth=1.8, label=label)
         right.set_ylabel("share of the motion [%]")
         right.set_title("Shares of the motion")
         for axes in (left, right):
             axes.set_yscale("log")
             axes.set_xlabel("updates")
-        low, high = left.get_ylim()
-        left.set_ylim(low, high * (high / low) ** 0.5)  # room for the legend
-        left.legend(loc="upper right", fontsize="small")
         right.legend(loc="center right")
+        # The curves of the left panel may lie anywhere on their logarithmic axis.
+        handles, names = left.get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower left", ncols=1 if stacked else 2, title=left.get_title())
     return figure
 
 

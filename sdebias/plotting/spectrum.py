@@ -55,8 +55,8 @@ def plot_gram_spectrum(spectrum: xr.Dataset, *, curves: int = CURVES, stacked: b
     values = one["gram_eigenvalue"].isel(trajectory=np.flatnonzero(finite))
     if not (values > 0).any():
         raise DataError(message("spectrum", "positive eigenvalues", "none", "start away from the origin"))
-    # Zero has no place on a logarithmic axis: curves end where an eigenvalue vanishes.
-    values = values.where(values > 0)
+    # Directions that no orbit has, as those of a stabilizer, are not shown.
+    values = values.isel(direction=np.flatnonzero((values > 0).any(("trajectory", "step"))))
     steps, number = values["step"].values, values["direction"].values
     ranked = np.unique(np.linspace(0, len(number) - 1, min(curves, len(number))).round().astype(int))
     with mpl.rc_context(STYLE):

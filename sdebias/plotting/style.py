@@ -28,6 +28,8 @@ STYLE: dict[Any, Any] = {
 }
 # Curves of one panel, or panels of one figure: more cannot be told apart.
 CURVES = 4
+# Letters of a label that a figure has room for.
+LONGEST = 24
 # Central share of the trajectories that a band holds.
 SHARE = 0.9
 TAILS = ((1 - SHARE) / 2, 0.5, (1 + SHARE) / 2)
@@ -57,6 +59,13 @@ def dynamics_name(dataset: xr.Dataset) -> str:
     """Return what figures call the dynamics of a dataset."""
     dynamics = str(dataset.attrs.get("dynamics", "unknown"))
     return NAMES.get(dynamics, dynamics)
+
+
+def short(label: object) -> str:
+    """Return a label as figures show it: cut where it is long, and never read as mathematics."""
+    text = str(label)
+    text = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    return text.replace("$", r"\$")
 
 
 def evenly_ranked(values: np.ndarray, number: int) -> np.ndarray:
