@@ -44,6 +44,7 @@ docs-figures: run ## the figures of the documentation
 	$(BIN)/sdebias plot results/diabetes/sgd.nc results/diabetes/sde.nc --out docs/figures/diabetes.png --overwrite
 	$(BIN)/python -m experiments.ito_convergence
 	$(BIN)/python -m experiments.rotation_law
+	$(BIN)/python -m experiments.landscape_paths
 	$(BIN)/python -m experiments.design_penalties
 	$(BIN)/python -m experiments.design_recovery
 	$(BIN)/python -m experiments.design_regression
