@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ import xarray as xr
 
 from .dynamics import DYNAMICS, Dynamics
 from .errors import ConfigError, DataError, DeviceError, InputError, check_choice, check_count, message, nearest
+from .imports import check_allowed, import_function
 from .problems import MODELS, Problem, Regression, WeightDecay
 from .storage import find_run, open_dataset
 from .symmetry import GROUPS, DiscoveredSymmetry, FromAction, FromFields, Product, Symmetry, from_spec
@@ -33,7 +35,9 @@ class RunSettings:
     save_every, seed, block_size, memory, compile : optional
         As in `sdebias.simulate`.
     save : list of str, optional
-        Observables to keep.
+        Observables to keep; one's own functions as ``module:function``.
+    statistics : list of str or table, optional
+        Statistics to keep instead of trajectories, as in `sdebias.simulate`.
     dtype : {"float64", "float32"}
     device : str
         ``cpu``, ``cuda``, ``cuda:N`` or ``auto`` (cuda where there is one).
@@ -48,7 +52,8 @@ class RunSettings:
     block_size: int | None = None
     memory: int | str | None = None
     compile: bool | None = None
-    save: list[str] | None = None
+    save: list[Any] | None = None
+    statistics: list[Any] | None = None
     dtype: str = "float64"
     device: str = "cpu"
     out: str = "results"
@@ -62,7 +67,7 @@ class RunSettings:
 
     def simulate_arguments(self) -> dict[str, Any]:
         """Return the arguments of `sdebias.simulate` that these settings hold."""
-        names = ("trajectories", "steps", "save_every", "seed", "block_size", "memory", "compile", "save")
+        names = ("trajectories", "steps", "save_every", "seed", "block_size", "memory", "compile", "save", "statistics")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
@@ -77,7 +82,9 @@ class Run:
     settings: RunSettings
 
 
-def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Run:
+def load(
+    path: Path, overrides: Mapping[str, Any] | None = None, *, allow_import: Collection[str] | bool = False
+) -> Run:
     """Build a run from a TOML file, or from an ensemble file or a run directory, which hold configuration and data.
 
     Parameters
@@ -85,6 +92,8 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Run:
     path : Path
     overrides : mapping, optional
         Values of ``[run]`` that replace those of the file; None leaves the file's.
+    allow_import : collection of str or bool
+        Functions, as ``module:function``, that the file may name; True for all. Without, a file is data only.
 
     Returns
     -------
@@ -108,20 +117,23 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Run:
             raise ConfigError(f"{path}: " + message(name, f"a table [{name}]", repr(section), "write it as a table"))
     changes = {key: value for key, value in (overrides or {}).items() if value is not None}
     settings = _build(path, "run", RunSettings, {**table["run"], **changes})
+    settings = dataclasses.replace(settings, save=_functions(path, settings.save, allow_import))
     problem = _problem(path, table["problem"], data).to(resolve_device(settings.device), DTYPES[settings.dtype])
-    symmetry = _symmetry(path, table["symmetry"], problem)
+    symmetry = _symmetry(path, table["symmetry"], problem, allow_import)
     if not symmetry.bind(problem).charge_labels:
         raise ConfigError(f"{path} [symmetry]: {symmetry!r} has no charges, so there is no orbit drift to compare")
     return Run(path, problem, symmetry, _dynamics(path, table["dynamics"]), settings)
 
 
-def rebuild(ensemble: xr.Dataset) -> tuple[Problem, Symmetry | None]:
+def rebuild(ensemble: xr.Dataset, *, allow_import: Collection[str] | bool = False) -> tuple[Problem, Symmetry | None]:
     """Return problem and symmetry of an ensemble, from the configuration and the data that it holds, on the CPU.
 
     Parameters
     ----------
     ensemble : xr.Dataset
         From `sdebias.simulate`, in memory or opened from its file.
+    allow_import : collection of str or bool
+        As in `load`.
 
     Returns
     -------
@@ -140,7 +152,20 @@ def rebuild(ensemble: xr.Dataset) -> tuple[Problem, Symmetry | None]:
     table = _stored(path, _configuration(ensemble), "dynamics")
     dtype = check_choice("dtype", str(table["run"].get("dtype", "float64")), list(DTYPES), ConfigError)
     problem = _problem(path, table["problem"], ensemble).to(dtype=DTYPES[dtype])
-    return problem, _symmetry(path, table["symmetry"], problem) if "symmetry" in table else None
+    symmetry = _symmetry(path, table["symmetry"], problem, allow_import) if "symmetry" in table else None
+    return problem, symmetry
+
+
+def _functions(path: Path, save: list[Any] | None, allow_import: Collection[str] | bool) -> list[Any] | None:
+    """Return what is to be saved, functions that are named as ``module:function`` imported."""
+    if not isinstance(save, list):
+        return save
+    named = [entry for entry in save if isinstance(entry, str) and ":" in entry]
+    try:
+        check_allowed(named, allow_import)
+        return [import_function(entry) if entry in named else entry for entry in save]
+    except InputError as error:
+        raise ConfigError(f"{path} [run]: save: {error}") from None
 
 
 def resolve_device(name: str) -> torch.device:
@@ -238,7 +263,7 @@ def _dynamics(path: Path, table: Mapping[str, Any]) -> dict[str, Dynamics]:
     return found
 
 
-def _symmetry(path: Path, section: dict[str, Any], problem: Problem) -> Symmetry:
+def _symmetry(path: Path, section: dict[str, Any], problem: Problem, allow_import: Collection[str] | bool) -> Symmetry:
     group = _named(path, "symmetry", "group", section, GROUPS)
     content = "factors" if group is Product else "parameters"
     if group not in (FromAction, FromFields, DiscoveredSymmetry):
@@ -248,7 +273,7 @@ def _symmetry(path: Path, section: dict[str, Any], problem: Problem) -> Symmetry
             got = repr(section[content])
             raise ConfigError(f"{path} [symmetry]: " + message(content, "a list", got, remedy))
     try:
-        symmetry = from_spec(section)
+        symmetry = from_spec(section, allow_import=allow_import)
         symmetry.bind(problem)
     except InputError as error:
         raise type(error)(f"{path} [symmetry]: {error}") from None

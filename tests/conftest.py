@@ -79,3 +79,12 @@ def replicated() -> sb.problems.HadamardRegression:
 def plain_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the steps of a chunk as they are, where the seconds of the compiler are not the subject."""
     monkeypatch.setattr(engine, "compiled", lambda chunk, inputs: chunk)
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a small configuration in a folder of its own, which is the current one."""
+    from test_config import TOML, write  # which imports this module
+
+    monkeypatch.chdir(tmp_path)
+    return write(tmp_path, TOML.replace("trajectories = 6", "trajectories = 300").replace("steps = 4", "steps = 40"))

@@ -243,7 +243,7 @@ def _origin(dataset: xr.Dataset, source: Path | None) -> dict[str, Any]:
     else:
         try:
             config.load(source)
-            found["command"] = reproduce_command(dataset, source)
+            found["command"] = reproduce_command(source)
         except SdebiasError as error:
             found["why_not"] = f"It cannot be made again from the command line: {error}"
     return found

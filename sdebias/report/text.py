@@ -67,7 +67,7 @@ def _shown(p_value: xr.DataArray) -> str:
     return f"= {smallest:.2g}" if smallest > 1e-300 else "< 1e-300"
 
 
-def reproduce_command(ensemble: xr.Dataset, file: Path) -> str:
-    """Return the command that makes an ensemble again from its file."""
-    again, threads = file.parent / f"{file.stem}-again", int(ensemble.attrs.get("threads", 1))
-    return f"sdebias run {shlex.quote(str(file))} --threads {threads} --out {shlex.quote(str(again))}"
+def reproduce_command(file: Path) -> str:
+    """Return the command that makes an ensemble again from its file or its run directory."""
+    again = file.parent / f"{file.stem}-again"
+    return f"sdebias run {shlex.quote(str(file))} --out {shlex.quote(str(again))}"

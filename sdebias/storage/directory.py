@@ -145,7 +145,7 @@ class RunDirectory:
         OutputError
             If it is a run directory already, or cannot be made.
         """
-        if (path / MANIFEST).exists():
+        if is_run(path):
             remedy = f"continue it with sdebias run --resume {path}, or choose another --out"
             raise OutputError(message(str(path), "no run directory yet", "one that exists", remedy))
         try:
@@ -250,6 +250,33 @@ class RunDirectory:
                 damaged.append(aside)
                 log.warning("%s is damaged; it was set aside and is computed again", part.path)
         return damaged
+
+
+def is_run(path: Path) -> bool:
+    """Return whether a path is a run directory."""
+    return (path / MANIFEST).is_file()
+
+
+def remove_run(path: Path) -> None:
+    """Remove what makes a folder a run directory, and the folder where nothing else is in it.
+
+    Raises
+    ------
+    RunError
+        If a process is at work on it.
+    """
+    if not is_run(path):
+        return
+    run = RunDirectory(path)
+    with run.locked():
+        # The manifest first: what is half removed is no run.
+        for name in (MANIFEST, run.manifest.data, LOG, PROGRESS):
+            (path / name).unlink(missing_ok=True)
+        for part in find_parts(path):
+            part.path.unlink(missing_ok=True)
+    (path / LOCK).unlink(missing_ok=True)
+    if not any(path.iterdir()):
+        path.rmdir()
 
 
 def check_same(path: Path, known: Mapping[str, Any], given: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -19,9 +20,13 @@ Element: TypeAlias = Any
 """A group element: a tensor with leading batch dims, or a tuple of elements (see `Product`)."""
 
 
+# torch counts the levels of forward mode for the process, not for each thread.
+_forward_mode = threading.RLock()
+
+
 def forward_derivative(function: Callable[[Tensor], Tensor], point: Tensor, tangent: Tensor) -> Tensor:
-    """Return d/ds function(point + s·tangent) at s = 0, by forward-mode differentiation."""
-    with warnings.catch_warnings():
+    """Return d/ds function(point + s·tangent) at s = 0, by forward-mode differentiation, one thread at a time."""
+    with _forward_mode, warnings.catch_warnings():
         # torch's first use of forward mode compiles its own rules with a call that it has itself deprecated.
         warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)
         return torch.func.jvp(function, (point,), (tangent,))[1]

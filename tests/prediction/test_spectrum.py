@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 import sdebias as sb
 from sdebias.errors import DataError
@@ -28,6 +29,14 @@ def test_the_product_is_the_orbit_volume(replicated: sb.problems.HadamardRegress
     found = sb.gram_spectrum(ensemble, replicated, replicated.symmetry())
     volume = 0.5 * np.log(found["gram_eigenvalue"].values).sum(-1)
     np.testing.assert_allclose(volume, ensemble["log_orbit_volume"], rtol=1e-12)
+
+
+def test_lazy_states_give_the_same(replicated: sb.problems.HadamardRegression) -> None:
+    dynamics = sb.SGD(learning_rate=1e-2)
+    ensemble = sb.simulate(replicated, dynamics, symmetry=replicated.symmetry(), trajectories=3, steps=4, save_every=2)
+    lazy = sb.gram_spectrum(ensemble.chunk(trajectory=2), replicated, replicated.symmetry())
+    assert lazy["gram_eigenvalue"].chunks is not None
+    xr.testing.assert_equal(lazy.compute(), sb.gram_spectrum(ensemble, replicated, replicated.symmetry()))
 
 
 def test_states_that_are_not_finite_have_no_spectrum() -> None:

@@ -15,7 +15,20 @@ import pytest
 import xarray as xr
 from conftest import ROOT
 from matplotlib.figure import Figure
-from reports import HOSTILE, SORTS, bare, chargeless, comparison, flagged, hadamard, law, plain, replicates, rotation
+from reports import (
+    HOSTILE,
+    SMALL,
+    SORTS,
+    bare,
+    chargeless,
+    comparison,
+    flagged,
+    hadamard,
+    law,
+    plain,
+    replicates,
+    rotation,
+)
 
 import sdebias as sb
 from sdebias import cli
@@ -224,8 +237,17 @@ class TestCommand:
         assert capsys.readouterr().out.strip() == str(page)
         document = Document(page.read_text(encoding="utf-8"))
         command = next(text for text in document.text("pre") if text.startswith("sdebias run"))
-        assert command == f"sdebias run {file} --threads 1 --out {tmp_path / 'run-again'}"
+        assert command == f"sdebias run {file} --out {tmp_path / 'run-again'}"
         assert "run.nc" in document.text("h1")
+
+    def test_it_takes_a_run_directory(self, tmp_path: Path) -> None:
+        problem = hadamard(["a", "b", "c"])
+        folder = tmp_path / "sgd"
+        sb.run(problem, sb.SGD(learning_rate=0.01), folder, symmetry=problem.symmetry(), **SMALL)
+        assert cli.main(["report", str(folder)]) == 0
+        page = Document((tmp_path / "sgd.html").read_text(encoding="utf-8"))
+        assert page.text("h1") == ["sgd"]
+        assert "p:q[a]" in page.text("td")
 
     def test_it_overwrites_only_when_told(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         file = save_dataset(law(), tmp_path / "law.nc")

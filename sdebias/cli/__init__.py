@@ -1,0 +1,51 @@
+"""The command line: ``sdebias examples | init | run | extend | status | merge | compare | plot | report | info``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from ..errors import InputError, SdebiasError
+from .analyse import CompareCommand, InfoCommand, PlotCommand, ReportCommand
+from .runs import ExtendCommand, MergeCommand, RunCommand, StatusCommand
+from .start import ExamplesCommand, InitCommand
+
+DESCRIPTION = "Simulate SGD and its SDE, and compare the drift along symmetry orbits with what geometry predicts."
+
+Command = (
+    Annotated[ExamplesCommand, tyro.conf.subcommand("examples")]
+    | Annotated[InitCommand, tyro.conf.subcommand("init")]
+    | Annotated[RunCommand, tyro.conf.subcommand("run")]
+    | Annotated[ExtendCommand, tyro.conf.subcommand("extend")]
+    | Annotated[StatusCommand, tyro.conf.subcommand("status")]
+    | Annotated[MergeCommand, tyro.conf.subcommand("merge")]
+    | Annotated[CompareCommand, tyro.conf.subcommand("compare")]
+    | Annotated[PlotCommand, tyro.conf.subcommand("plot")]
+    | Annotated[ReportCommand, tyro.conf.subcommand("report")]
+    | Annotated[InfoCommand, tyro.conf.subcommand("info")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns
+    -------
+    int
+        0 done, 2 bad input, 1 a run that failed, 130 interrupted.
+    """
+    try:
+        command = tyro.cli(Command, prog="sdebias", description=DESCRIPTION, args=arguments)
+        return command()
+    except KeyboardInterrupt as interruption:
+        print(f"sdebias: {str(interruption) or 'interrupted'}", file=sys.stderr)
+        return 130
+    except InputError as error:
+        print(f"sdebias: {error}", file=sys.stderr)
+        return 2
+    except SdebiasError as error:
+        print(f"sdebias: {error}", file=sys.stderr)
+        return 1
