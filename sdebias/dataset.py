@@ -31,6 +31,8 @@ KINDS = (
     "moments",
     "law_comparison",
     "statistics",
+    "landscape",
+    "spectrum",
 )
 OK = 0
 STATUS = {"ok": OK, "diverged": 1, "non_finite": 2}
@@ -68,10 +70,11 @@ class Variable:
 
 
 PATH = ("trajectory", "step")
-ENSEMBLE, PREDICTION, COMPARISON, LAW, EQUILIBRIUM, SPLIT, MOMENTS, LAW_COMPARISON, STATISTICS = (
+ENSEMBLE, PREDICTION, COMPARISON, LAW, EQUILIBRIUM, SPLIT, MOMENTS, LAW_COMPARISON, STATISTICS, LANDSCAPE, SPECTRUM = (
     (kind,) for kind in KINDS
 )
 SIMULATED = (*ENSEMBLE, *STATISTICS)
+PLANE = ("ordinate", "abscissa")
 SCHEMA: dict[str, Variable] = {
     "theta": Variable(ENSEMBLE, (*PATH, "parameter"), "parameters", "1"),
     "loss": Variable(ENSEMBLE, PATH, "loss over all data", "loss", "L = mean_i l_i(theta)"),
@@ -284,6 +287,28 @@ SCHEMA: dict[str, Variable] = {
     ),
     "predicted_charge": Variable(EQUILIBRIUM, ("step", "charge"), "charge along its relaxation", "parameter^2"),
     "predicted_theta": Variable(EQUILIBRIUM, ("step", "parameter"), "parameters along the relaxation", "1"),
+    "landscape_loss": Variable(LANDSCAPE, PLANE, "loss over the plane", "loss", "L(theta)", required=True),
+    "landscape_effective_loss": Variable(
+        LANDSCAPE,
+        PLANE,
+        "effective loss of the orbit through the point",
+        "loss",
+        "L_eff = -T log density at the balanced point of the orbit",
+        required=True,
+    ),
+    "landscape_predictor": Variable(
+        LANDSCAPE, (*PLANE, "predictor"), "predictor coordinates over the plane", "1", "q = F(theta)", required=True
+    ),
+    "landscape_charge": Variable(LANDSCAPE, (*PLANE, "charge"), "charge over the plane", "parameter^2"),
+    "gram_eigenvalue": Variable(
+        SPECTRUM,
+        (*PATH, "direction"),
+        "eigenvalues of the Gram matrix, the largest first",
+        "parameter^2",
+        "of G_ab = <X_a, X_b>",
+        required=True,
+    ),
+    "gram_rank": Variable(SPECTRUM, PATH, "rank of the Gram matrix: dimension of the orbit", "1", required=True),
 }
 
 # Statistics of an observable are variables named `{observable}_{suffix}`, by suffix; `...` stands for the dims, and {}
@@ -327,6 +352,9 @@ COORDINATES = {
     "moment": {"long_name": "moment of an increment"},
     "bin": {"long_name": "bin of a histogram"},
     "sample": {"long_name": "ensemble whose law is compared"},
+    "abscissa": {"long_name": "parameter that the attribute abscissa names"},
+    "ordinate": {"long_name": "parameter that the attribute ordinate names"},
+    "direction": {"long_name": "direction of the orbit, by eigenvalue"},
     "other_predictor": {"long_name": "predictor coordinate, second index of a matrix"},
     "other_charge": {"long_name": "charge of the symmetry, second index of a matrix"},
     "other_parameter": {"long_name": "scalar parameter, second index of a matrix"},
@@ -337,9 +365,10 @@ COORDINATES = {
 def schema_table() -> str:
     """Return the schema as a markdown table, for the documentation."""
     head = "| variable | in | dims | meaning | units | equation |\n|---|---|---|---|---|---|"
+    escapes = str.maketrans({"|": r"\|", "<": "&lt;"})
     rows = [
         f"| `{name}` | {', '.join(v.kinds)} | {', or '.join([', '.join(v.dims) or 'scalar', *v.varying])} "
-        f"| {v.long_name} | {v.units} | {v.equation} |"
+        f"| {v.long_name.translate(escapes)} | {v.units} | {v.equation.translate(escapes)} |"
         for name, v in [*SCHEMA.items(), *((f"*_{suffix}", v) for suffix, v in SUMMARIES.items())]
     ]
     return "\n".join([head, *rows])

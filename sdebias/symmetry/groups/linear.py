@@ -49,8 +49,8 @@ class GeneralLinear(NamedGroup):
 
     Parameters
     ----------
-    first, second : str or sequence of str
-        The factors, each with the axis of length r after a colon; by default the last: ``GeneralLinear("U", "V")`` is
+    *parameters : str or sequence of str
+        Two factors, each with the axis of length r after a colon; by default the last: ``GeneralLinear("U", "V")`` is
         U Vᵀ, ``GeneralLinear("W_Q", "W_K")`` is W_Q W_Kᵀ, ``GeneralLinear("W_V", "W_O:0")`` is W_V W_O. A sequence
         joins parameters that transform alike.
     """
