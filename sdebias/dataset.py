@@ -420,12 +420,12 @@ def make_dataset(
         coords = {**coords, "time": ((*rate_dims, "step"), np.multiply.outer(rate, np.asarray(coords["step"])))}
     origin = {"kind": kind, "schema_version": SCHEMA_VERSION, **provenance()}
     dataset = xr.Dataset(arrays, coords=dict(coords), attrs={**origin, **attributes})
-    if "status" in dataset:
+    made = dataset.variables  # without the array that `dataset[name]` makes of one
+    if "status" in made:
         flags = {"flag_values": np.array(list(STATUS.values()), np.int8), "flag_meanings": " ".join(STATUS)}
-        dataset["status"].attrs.update(flags)
-    for name, attrs in COORDINATES.items():
-        if name in dataset.coords:
-            dataset[name].attrs = dict(attrs)
+        made["status"].attrs.update(flags)
+    for coordinate in made.keys() & COORDINATES.keys():
+        made[coordinate].attrs = COORDINATES[str(coordinate)]
     return validate(dataset, kind)
 
 
@@ -462,7 +462,7 @@ def validate(dataset: xr.Dataset, kind: str | None = None) -> xr.Dataset:
             if row.required:
                 raise DataError(message("dataset", f"a variable {name!r}", "none", nearest(name, map(str, dataset))))
             continue
-        dims = tuple(str(dim) for dim in dataset[name].dims if dim != "replicate")
+        dims = tuple(str(dim) for dim in dataset.variables[name].dims if dim != "replicate")
         if dims not in (row.dims, (*row.dims, *row.varying)):
             remedy = f"transpose it to ([replicate,] {', '.join(row.dims)})"
             raise DataError(message(f"variable {name!r}", f"dims {row.dims}", dims, remedy))
