@@ -230,11 +230,9 @@ def make_plan(
         work = sizes.numbers * trajectories * steps * dynamics.substeps
         compile = problem.device.type == "cuda" or work > COMPILE_NUMBERS  # a CUDA graph costs no compiler
     settings: dict[str, Any] = {"trajectories": trajectories, "steps": steps, "save_every": grid[1], "seed": seed}
-    settings |= {"block_size": sizes.block, "compile": compile, "save": list(observables)}
+    settings |= {"block_size": sizes.block, "compile": compile, "save": [one.source for one in observables.values()]}
     if chosen:
         settings["statistics"] = [statistic.spec() for statistic in chosen]
-    if not all(isinstance(entry, str) for entry in save or ()):
-        settings["functions"] = "given in the call"
     settings |= {"dtype": dtype_name(problem.dtype), "device": str(problem.device)}
     if initial is not None:
         # A run that goes on must go on with the same; the first trajectory tells.

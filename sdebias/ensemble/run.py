@@ -15,6 +15,7 @@ from typing import Any, TypedDict, Unpack, cast
 
 import xarray as xr
 
+from ..dataset import data_attributes
 from ..dynamics.base import Dynamics
 from ..errors import DataError, InputError, check_positive, message
 from ..problems.base import Problem
@@ -182,14 +183,15 @@ def _pieces(
     block, saves = plan.sizes.block, len(plan.grid)
     room = LEG_BYTES if memory is None else min(LEG_BYTES, parse_memory(memory) // (2 * workers(plan.problem)))
     work = max(plan.sizes.numbers * block * plan.grid[-1] * plan.dynamics.substeps, 1)
-    blocks = max(SHARD_NUMBERS // work, plan.blocks // SHARDS)
-    blocks = max(1, min(blocks, room // plan.result_bytes(block, saves)))
+    blocks = max(
+        1, min(max(SHARD_NUMBERS // work, plan.blocks // SHARDS), room // max(plan.result_bytes(block, saves), 1))
+    )
     # A block that was not used up is walked again, alone, for the trajectories that it has left.
     begun = shards[-1][1] if shards else 0
     whole = min(-(-begun // block) * block, plan.trajectories)
     shards = [*shards, *_ranges(begun, whole, block), *_ranges(whole, plan.trajectories, blocks * block)]
     widest = max(last - first for first, last in shards)
-    segments = -(-room // plan.result_bytes(widest, SAVES_PER_SEGMENT))
+    segments = -(-room // max(plan.result_bytes(widest, SAVES_PER_SEGMENT), 1))
     legs = [*legs, *_ranges(legs[-1][1] if legs else 1, saves, segments * SAVES_PER_SEGMENT)]
     return shards, [(0, legs[0][1]), *legs[1:]]  # the start is saved with the first leg
 
@@ -223,7 +225,8 @@ def _plain(config: dict[str, Any]) -> dict[str, Any]:
 
 def _data(problem: Problem) -> xr.Dataset:
     """Return the problem's data."""
-    return xr.Dataset({name: (dims, tensor.cpu().numpy()) for name, (dims, tensor) in problem.arrays().items()})
+    arrays = {name: (dims, tensor.cpu().numpy()) for name, (dims, tensor) in problem.arrays().items()}
+    return xr.Dataset({name: (*array, data_attributes(name)) for name, array in arrays.items()})
 
 
 def _warn_of_versions(directory: RunDirectory) -> None:

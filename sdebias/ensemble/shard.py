@@ -103,7 +103,7 @@ class Shard:
             path = walk.run(steps)
             fresh = 0 if at == done == 0 else 1  # the first state of a segment is the last of the one before
             flagged = record.flagged
-            record.write(path[fresh:], low - self.first, at + fresh - since, rows)
+            record.write(path[fresh:], rows, low - self.first, at + fresh - since)
             report((high - low) * self.plan.instances * (steps[-1] - steps[0]), record.flagged - flagged)
             reached = at + len(steps)
             if self.long and reached < until and (stop.is_set() or time.monotonic() - written > self.checkpoint):

@@ -122,7 +122,7 @@ def simulate(
             if stop.is_set():
                 return
             fresh = 0 if at == 0 else 1  # the first state of a segment is the last of the one before
-            record.write(walk.run(segment)[fresh:], first, at + fresh, slice(kept))
+            record.write(walk.run(segment)[fresh:], slice(kept), first, at + fresh)
             bar.update(plan.instances * kept * (segment[-1] - segment[0]))
         bar.set_postfix(flagged=record.flagged)
 

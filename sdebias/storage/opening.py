@@ -20,8 +20,8 @@ from .directory import MANIFEST, RunDirectory, is_run
 from .files import check_outputs, save_dataset
 from .parts import ENGINE, Part, open_file
 
-# Of the largest variable, what is read at once (32 MiB).
-CHUNK_BYTES = 2**25
+# Of the largest variable, what is read at once by each thread (16 MiB).
+CHUNK_BYTES = 2**24
 
 
 def open_dataset(path: str | os.PathLike[str], *, verify: bool = True) -> xr.Dataset:
@@ -130,8 +130,9 @@ def _open(part: Part, run: RunDirectory, verify: bool) -> xr.Dataset:
     if verify:
         part.check()
     trajectories, saves = part.last - part.first, part.until - part.since
-    # No variable is larger than the file, as they are hardly compressed.
-    rows = max(1, trajectories * CHUNK_BYTES // max(part.path.stat().st_size, 1))
+    # A chunk is of whole trajectories, through all legs; no variable is larger than its file, floats not compressed.
+    size = max(part.path.stat().st_size, 1) * len(run.manifest.legs)
+    rows = max(1, trajectories * CHUNK_BYTES // size)
     dataset = open_file(part.path, engine=ENGINE, chunks={"trajectory": min(rows, trajectories)})
     wanted = {"identity": run.manifest.identity, "trajectory": trajectories, "step": saves}
     found = {**dataset.sizes, "identity": dataset.attrs.get("identity")}

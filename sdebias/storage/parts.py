@@ -107,8 +107,12 @@ def write_named(folder: Path, stem: str, suffix: str, write: Callable[[Path], No
 
 def write_part(folder: Path, place: Place, dataset: xr.Dataset, identity: str) -> Part:
     """Write what was observed; see `write_named`."""
-    # Flags and counts are mostly zeros; floating noise does not compress.
-    packed = [name for name, variable in dataset.data_vars.items() if variable.dtype.kind in "iu"]
+    # Counts are mostly zeros; floating noise does not compress, and what is read in pieces is better stored as it is.
+    packed = [
+        name
+        for name, variable in dataset.data_vars.items()
+        if variable.dtype.kind in "iu" and "trajectory" not in variable.dims
+    ]
     encoding = {name: {"zlib": True, "complevel": 1} for name in packed}
 
     def write(path: Path) -> None:

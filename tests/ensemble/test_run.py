@@ -25,16 +25,15 @@ from sdebias.storage import RunDirectory
 from sdebias.storage.progress import Progress
 
 SDE = sb.SGDSDE(learning_rate=0.05, substeps=2)
-STRATONOVICH = {"learning_rate": 0.05, "sde_type": "stratonovich", "substeps": 2}
-DYNAMICS = {
+DYNAMICS: dict[str, Dynamics] = {
     "sgd": sb.SGD(learning_rate=0.05),
     "epochs": sb.SGD(learning_rate=0.05, batch_size=5, replacement=False, epochs=True),
     "gradient descent": sb.SGD(learning_rate=0.05, batch_size=12, replacement=False),
     "euler": SDE,
     "bits": sb.SGDSDE(learning_rate=0.05, substeps=2, increments="rademacher"),
     "torchsde": sb.SGDSDE(learning_rate=0.05, engine="torchsde", substeps=2),
-    "heun": sb.SGDSDE(**STRATONOVICH, method="heun"),
-    "areas": sb.SGDSDE(**STRATONOVICH, method="log_ode"),
+    "heun": sb.SGDSDE(learning_rate=0.05, substeps=2, sde_type="stratonovich", method="heun"),
+    "areas": sb.SGDSDE(learning_rate=0.05, substeps=2, sde_type="stratonovich", method="log_ode"),
     "scheduled": sb.SGD(learning_rate=cosine(initial=0.05, final=0.01, steps=30)),
     "scheduled sde": sb.SGDSDE(learning_rate=cosine(initial=0.05, final=0.01, steps=30), substeps=2),
 }
