@@ -12,7 +12,6 @@ import logging
 import os
 import pickle
 import platform
-import random
 import resource
 import signal
 import tempfile
@@ -20,7 +19,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any
 from unittest import mock
 
@@ -201,9 +202,22 @@ def clock_going_backwards() -> Iterator[None]:
         yield
 
 
-def limit_file_size(size: int) -> None:
-    """Let this process write no file beyond a size, which fails as a full disk does and needs no privileges."""
+def with_file_size(size: int, function: Callable[[], object]) -> None:
+    """Call where no file may grow beyond a size, which fails as on a full disk and needs no privileges."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    function()
+
+
+def on_threads(count: int, function: Callable[[], object]) -> None:
+    """Call with a number of threads."""
+    torch.set_num_threads(count)
+    function()
+
+
+def kill(seconds: float, child: int) -> None:
+    """Kill a process after a time, as the system would that has no memory left."""
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
 
 
 @contextmanager
@@ -264,10 +278,10 @@ class Report:
         self.whole = job.simulate()
         self.rows: list[Row] = []
 
-    def half_done(self, name: str, job: Job | None = None) -> Path:
+    def half_done(self, name: str) -> Path:
         """Return the directory of a run that was interrupted."""
         folder = self.folder / name
-        in_child(lambda: (job or self.job).run(folder, checkpoint=1e-3), lambda child: interrupt(child, folder))
+        in_child(lambda: self.job.run(folder, checkpoint=1e-3), lambda child: interrupt(child, folder))
         return folder
 
     def continued(self, folder: Path, row: Row, **options: Any) -> None:
@@ -285,11 +299,9 @@ class Report:
         self.rows.append(row)
         print(row.line(), flush=True)
 
-    # Each method below is one fault, or one kind of it.
-
     def killed(self, kills: int, seed: int = 0) -> None:
         """Kill runs at random moments of their lives, those of being continued among them."""
-        random_moment = random.Random(seed)
+        random = Random(seed)
         start = time.monotonic()
         in_child(lambda: self.job.run(self.folder / "timed", checkpoint=1e-3))
         seconds = time.monotonic() - start
@@ -302,15 +314,9 @@ class Report:
                 for _ in range(KILLS_OF_A_RUN):
                     before = {part.path.name for part in parts_of(folder)} if (folder / MANIFEST).exists() else set()
 
-                    def work(folder: Path = folder, workers: int = workers) -> None:
-                        torch.set_num_threads(workers)
-                        self.job.run(folder, resume=(folder / MANIFEST).exists(), checkpoint=1e-3)
-
-                    def kill(child: int) -> None:
-                        time.sleep(random_moment.uniform(0, seconds))
-                        os.kill(child, signal.SIGKILL)
-
-                    told = in_child(work, kill)
+                    begun = (folder / MANIFEST).exists()
+                    work = partial(self.job.run, folder, resume=begun, checkpoint=1e-3)
+                    told = in_child(partial(on_threads, workers, work), partial(kill, random.uniform(0, seconds)))
                     row.times += told == ""
                     if told not in ("", "done"):
                         row.seen = told
@@ -334,8 +340,7 @@ class Report:
             how = f"SIGINT, {'once' if times == 1 else 'twice within 1 ms'}"
             row = Row("Ctrl-C", how, expected)
             row.seen = in_child(
-                lambda folder=folder: self.job.run(folder, checkpoint=1e-3),
-                lambda child, folder=folder, times=times: interrupt(child, folder, times),
+                partial(self.job.run, folder, checkpoint=1e-3), partial(interrupt, folder=folder, times=times)
             )
             self.continued(folder, row)
 
@@ -346,11 +351,8 @@ class Report:
         for what, size in (("parts", smallest - 1), ("states", 2**10), ("anything", 16)):
             row = Row(f"full disk, no room for {what}", f"RLIMIT_FSIZE of {size} bytes", "RunError: ")
 
-            def work(size: int = size) -> None:
-                limit_file_size(size)
-                self.job.run(folder, resume=True, checkpoint=1e-3)
-
-            row.seen = in_child(work)
+            work = partial(self.job.run, folder, resume=True, checkpoint=1e-3)
+            row.seen = in_child(partial(with_file_size, size, work))
             if what == "anything":
                 self.continued(folder, row)
             else:
@@ -376,7 +378,7 @@ class Report:
             harm(parts_of(folder, kind)[0].path)
             expected = NOT_WRITTEN if kind == "part" else SET_ASIDE
             row = Row(f"{kind} damaged", f"`{harm.__name__}`", expected)
-            row.seen = attempt(lambda folder=folder: sb.open(folder)) if kind == "part" else SET_ASIDE
+            row.seen = attempt(partial(sb.open, folder)) if kind == "part" else SET_ASIDE
             self.continued(folder, row)
 
     def foreign(self) -> None:
@@ -396,7 +398,7 @@ class Report:
                 (folder / part.path.name).write_bytes(part.path.read_bytes())
             expected = NOT_WRITTEN if kind == "part" else SET_ASIDE
             row = Row(f"{kind}s of another run", "those of another seed, copied in", expected)
-            row.seen = attempt(lambda folder=folder: sb.open(folder)) if kind == "part" else SET_ASIDE
+            row.seen = attempt(partial(sb.open, folder)) if kind == "part" else SET_ASIDE
             self.continued(folder, row)
 
         folder = self.half_done("pickle")
@@ -428,9 +430,7 @@ class Report:
             ("configuration edited", changed, "learning_rate: 0.05 there, 0.04 here"),
             ("other data", others, "expected the data of the run"),
         ):
-            row = Row(
-                what, "continued with another one", expected, in_child(lambda job=job: job.run(folder, resume=True))
-            )
+            row = Row(what, "continued with another one", expected, in_child(partial(job.run, folder, resume=True)))
             self.rows.append(replace(row, seen=row.seen.replace(str(self.folder), "runs")))
         self.continued(folder, Row("all of these undone", "files restored", "done", "done"))
 
@@ -458,16 +458,8 @@ class Report:
     def all(self, kills: int) -> list[Row]:
         """Do all of them."""
         self.killed(kills)
-        for inject in (
-            self.interrupted,
-            self.full_disk,
-            self.read_only_folder,
-            self.damaged,
-            self.foreign,
-            self.edited,
-            self.two_processes,
-            self.clock,
-        ):
+        damages = (self.full_disk, self.read_only_folder, self.damaged, self.foreign, self.edited)
+        for inject in (self.interrupted, *damages, self.two_processes, self.clock):
             inject()
         return self.rows
 

@@ -193,13 +193,13 @@ def _save_zarr(dataset: xr.Dataset, out: Path, overwrite: bool) -> Path:
         import zarr as _  # noqa: F401
     except ImportError:
         raise InputError(message("zarr", "the package zarr", "none", "pip install 'sdebias[zarr]'")) from None
-    check_outputs([out / "zarr.json"], size=dataset.nbytes, overwrite=overwrite)
+    check_outputs([out / ".zgroup"], size=dataset.nbytes, overwrite=overwrite)
     if out.exists() and not overwrite:
         raise OutputError(message(str(out), "no such store yet", "one that exists", "pass --overwrite or another name"))
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"))
     try:
-        _as_text(dataset).to_zarr(temporary, mode="w", consolidated=False)
+        _as_text(dataset).to_zarr(temporary, mode="w", consolidated=False, zarr_format=2)
         shutil.rmtree(out, ignore_errors=True)
         temporary.chmod(0o755)
         temporary.rename(out)
@@ -211,6 +211,9 @@ def _save_zarr(dataset: xr.Dataset, out: Path, overwrite: bool) -> Path:
 
 
 def _as_text(dataset: xr.Dataset) -> xr.Dataset:
-    """Return a dataset whose labels have a fixed width: zarr has no standard for strings of any length."""
+    """Return a dataset whose labels have a fixed width: zarr has no standard for strings of any length.
+
+    Nor has its format 3 for any strings at all, which is why format 2 is written.
+    """
     labels = {name: coord.astype(np.str_) for name, coord in dataset.coords.items() if coord.dtype.kind in "OT"}
     return dataset.assign_coords(labels)

@@ -146,7 +146,7 @@ def read_state(part: Part) -> dict[str, np.ndarray]:
     """
     part.check()
     try:
-        with np.load(part.path, allow_pickle=False) as file:
+        with part.path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return dict(file)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise foreign_state(part, error) from None
