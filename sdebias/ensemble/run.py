@@ -37,8 +37,8 @@ log = logging.getLogger("sdebias")
 SHARD_NUMBERS = 2**30
 # Shards above which they become larger instead: each is a file, or more, to be listed and opened.
 SHARDS = 2**11
-# Results of a shard that are held in memory before they are written.
-LEG_BYTES = 2**28
+# Results of a shard that are held in memory before they are written; and once more as a file, while they are.
+LEG_BYTES = 2**27
 CHECKPOINT = 30.0
 
 
@@ -158,7 +158,7 @@ def prepare(
 def planned(problem: Problem, dynamics: Dynamics, manifest: Manifest | None, **arguments: Unpack[Arguments]) -> Plan:
     """Return the plan of a run; what the arguments leave open is as it was where the run was begun before."""
     memory = arguments.get("memory")
-    held = LEG_BYTES * workers(problem)
+    held = 2 * LEG_BYTES * workers(problem)
     if memory is not None:
         held = min(held, parse_memory(memory) // 2)
     if manifest is None:
@@ -181,7 +181,7 @@ def _pieces(
 ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """Return ranges of trajectories and of saves: those that are there, and more up to the ends of the plan."""
     block, saves = plan.sizes.block, len(plan.grid)
-    room = LEG_BYTES if memory is None else min(LEG_BYTES, parse_memory(memory) // (2 * workers(plan.problem)))
+    room = LEG_BYTES if memory is None else min(LEG_BYTES, parse_memory(memory) // (4 * workers(plan.problem)))
     work = max(plan.sizes.numbers * block * plan.grid[-1] * plan.dynamics.substeps, 1)
     blocks = max(
         1, min(max(SHARD_NUMBERS // work, plan.blocks // SHARDS), room // max(plan.result_bytes(block, saves), 1))
