@@ -80,6 +80,8 @@ class Shard:
             self._write_part(record, since, until)
             state, done = {**_stacked(ends), "status": record.status}, until
             self._write_state(state, until, until)
+            if stop.is_set():
+                return until == self.manifest.legs[-1][1]
         return True
 
     def _walk_leg(
@@ -134,7 +136,6 @@ class Shard:
         wanted: dict[str, tuple[tuple[int, ...], np.dtype]] = {
             name: ((len(self.blocks), *array.shape[1:]), array.dtype) for name, array in start.items()
         }
-        wanted["status"] = (*self.plan.lead, self.last - self.first), np.dtype(np.int8)
         found = {name: (state[name].shape, state[name].dtype) for name in wanted if name in state}
         if found != wanted:
             raise foreign_state(file, f"{', '.join(map(str, state)) or 'nothing'}, or other shapes")

@@ -129,19 +129,19 @@ def _open(part: Part, run: RunDirectory, verify: bool) -> xr.Dataset:
     """
     if verify:
         part.check()
-    with open_file(part.path, engine=ENGINE) as header:
-        identity, found = run.manifest.identity, header.attrs.get("identity")
-        if found != identity:
-            remedy = "take the file out of the directory, and continue the run with sdebias run --resume"
-            raise DataError(message(str(part.path), f"a part of this run ({identity[:8]})", str(found)[:8], remedy))
-        sizes = {"trajectory": part.last - part.first, "step": part.until - part.since}
-        if any(header.sizes.get(dim) != size for dim, size in sizes.items()):
-            remedy = "take the file out of the directory"
-            raise DataError(message(str(part.path), f"sizes {sizes}", dict(header.sizes), remedy))
-        # A chunk is of whole trajectories, through all legs.
-        largest = max(variable.nbytes for variable in header.data_vars.values()) * len(run.manifest.legs)
-        rows = max(1, header.sizes["trajectory"] * CHUNK_BYTES // max(largest, 1))
-    return open_file(part.path, engine=ENGINE, chunks={"trajectory": min(rows, header.sizes["trajectory"])})
+    trajectories, saves = part.last - part.first, part.until - part.since
+    # A chunk is of whole trajectories, through all legs; no variable is larger than its file, floats not compressed.
+    size = max(part.path.stat().st_size, 1) * len(run.manifest.legs)
+    rows = max(1, trajectories * CHUNK_BYTES // size)
+    dataset = open_file(part.path, engine=ENGINE, chunks={"trajectory": min(rows, trajectories)})
+    wanted = {"identity": run.manifest.identity, "trajectory": trajectories, "step": saves}
+    found = {**dataset.sizes, "identity": dataset.attrs.get("identity")}
+    if any(found.get(name) != value for name, value in wanted.items()):
+        dataset.close()
+        remedy = "take the file out of the directory, and continue the run with sdebias run --resume"
+        got = {name: found.get(name) for name in wanted}
+        raise DataError(message(str(part.path), f"a part of this run ({wanted})", got, remedy))
+    return dataset
 
 
 def _along_steps(legs: Sequence[xr.Dataset]) -> xr.Dataset:

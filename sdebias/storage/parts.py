@@ -116,7 +116,8 @@ def write_part(folder: Path, place: Place, dataset: xr.Dataset, identity: str) -
     encoding = {name: {"zlib": True, "complevel": 1} for name in packed}
 
     def write(path: Path) -> None:
-        dataset.to_netcdf(path, engine=ENGINE, encoding=encoding)
+        # By way of memory: HDF5 does not survive a disk that is full.
+        path.write_bytes(dataset.to_netcdf(engine=ENGINE, encoding=encoding))
 
     return Part(*place, write_named(folder, _stem("part", place), ".nc", write, identity), identity)
 
