@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -13,6 +14,7 @@ import torch
 import xarray as xr
 
 from ..dynamics.walk import Walk
+from ..errors import DataError
 from ..storage.directory import Manifest
 from ..storage.parts import Part, find_parts, read_state, write_part, write_state
 from .plan import Plan
@@ -20,8 +22,9 @@ from .record import Record
 
 log = logging.getLogger("sdebias")
 
-# (updates of trajectories, trajectories that are flagged now) since the last call.
-Report = Callable[[int, int], None]
+# (first trajectory of a shard, updates of its trajectories so far, trajectories that are flagged so far), in whatever
+# process and attempt.
+Report = Callable[[int, int, int], None]
 
 
 class Shard:
@@ -53,6 +56,7 @@ class Shard:
         if stop.is_set():
             return False
         state, done = self._resume()
+        self._updates = (self.last - self.first) * self.plan.instances * self.plan.grid[max(done - 1, 0)]
         walks = [self.plan.walk(block) for block in self.blocks]
         if state:
             for number, walk in enumerate(walks):
@@ -88,9 +92,9 @@ class Shard:
         for at, steps in self.plan.segments(max(done - 1, 0), until):
             path = walk.run(steps)[..., rows, :]
             fresh = 0 if at == done == 0 else 1  # the first state of a segment is the last of the one before
-            flagged = record.flagged
             record.write(path[fresh:], low - self.first, at + fresh - since)
-            report((high - low) * self.plan.instances * (steps[-1] - steps[0]), record.flagged - flagged)
+            self._updates += (high - low) * self.plan.instances * (steps[-1] - steps[0])
+            report(self.first, self._updates, record.flagged)
             reached = at + len(steps)
             if self.long and reached < until and (stop.is_set() or time.monotonic() - written > self.checkpoint):
                 self._write_state([walk], record.state(), since, reached)
@@ -107,7 +111,10 @@ class Shard:
         there = {(part.since, part.until) for part in self._files("part")}
         for state in reversed(self._files("state")):
             behind = [leg for leg in self.manifest.legs if leg[1] <= state.until]
-            if state.intact() and there.issuperset(behind):
+            if not there.issuperset(behind):
+                continue
+            # Another process that was taken for dead may be at work on the same shard, and replace its states.
+            with contextlib.suppress(DataError, FileNotFoundError):
                 return read_state(state), state.until
         return {}, 0
 
@@ -121,8 +128,8 @@ class Shard:
         log.info("trajectories %d to %d, saves %d to %d: done", self.first, self.last, since, until)
 
     def _write_state(self, walks: list[Walk], observed: dict[str, np.ndarray], since: int, until: int) -> None:
-        """Write a state, and remove the ones before it."""
-        earlier = self._files("state")
+        """Write a state, and remove the ones before it; one that another process has written later stays."""
+        earlier = [state for state in self._files("state") if state.until <= until]
         states = [walk.state() for walk in walks]
         arrays = {name: np.stack([state[name].cpu().numpy() for state in states]) for name in ("theta", "rng", "at")}
         new = write_state(self.folder, self.first, self.last, since, until, {**arrays, **observed})

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import dask
 import numpy as np
 import xarray as xr
 
@@ -99,7 +100,8 @@ def write_part(folder: Path, first: int, last: int, since: int, until: int, data
     encoding = {name: {"zlib": True, "complevel": 1} for name in packed}
 
     def write(path: Path) -> None:
-        with _library:
+        # In a worker of dask, xarray would take a lock of the whole cluster, which a worker that dies may keep.
+        with _library, dask.config.set(scheduler="threads"):
             dataset.to_netcdf(path, engine="netcdf4", encoding=encoding)
 
     stem = f"part-{first:09d}-{last:09d}-{since:09d}-{until:09d}"

@@ -1,0 +1,212 @@
+"""Workers compute the numbers of one process, lose nothing when they die, and say in one line what is wrong."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import dask
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from distributed import Client, LocalCluster
+
+import sdebias as sb
+from sdebias import ensemble
+from sdebias.ensemble import cluster as clusters
+from sdebias.ensemble import run as runs
+from sdebias.ensemble.cluster import DEATHS, Work, check_scheduler, connect, run_shards
+from sdebias.ensemble.shard import Shard
+from sdebias.errors import DataError, InputError
+from sdebias.storage import RunDirectory
+
+SDE = sb.SGDSDE(learning_rate=1e-2, batch_size=2, substeps=2)
+ARGUMENTS: dict[str, Any] = {"trajectories": 44, "steps": 80, "save_every": 2, "block_size": 8, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[LocalCluster]:
+    """Start two workers for all tests."""
+    options: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}
+    limit = {"distributed.scheduler.allowed-failures": DEATHS - 1}
+    with dask.config.set(limit), LocalCluster(n_workers=2, silence_logs=logging.CRITICAL, **options) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def client(workers: LocalCluster) -> Iterator[Client]:
+    with Client(workers, set_as_default=False) as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def one_block_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each block a file, where the work of a second would be one."""
+    monkeypatch.setattr(runs, "SHARD_NUMBERS", 1)
+
+
+def assert_same(found: xr.Dataset, wanted: xr.Dataset) -> None:
+    """Raise unless every variable of the one is in the other, bit for bit."""
+    for name, variable in wanted.variables.items():
+        assert found[name].dtype == variable.dtype
+        assert np.array_equal(found[name].values, variable.values, equal_nan=variable.dtype.kind == "f"), name
+
+
+def simulated(problem: sb.Problem, symmetry: sb.symmetry.Symmetry | None = None, **more: Any) -> xr.Dataset:
+    return sb.simulate(problem, SDE, symmetry=symmetry, progress=False, **ARGUMENTS, **more)
+
+
+def prepared(problem: sb.Problem, path: Path, **more: Any) -> tuple[functools.partial[Shard], RunDirectory]:
+    """Return a run directory, and what makes its shards."""
+    directory = runs.prepare(problem, SDE, path, resume=False, **ARGUMENTS, **more)
+    plan = runs.planned(problem, SDE, directory.manifest, **ARGUMENTS, **more)
+    return functools.partial(Shard, plan, path, directory.manifest, checkpoint=0.0), directory
+
+
+def test_workers_compute_the_numbers_of_simulate(
+    workers: LocalCluster, problem: sb.Problem, symmetry: sb.symmetry.Symmetry, tmp_path: Path
+) -> None:
+    """Also with functions that only this process knows."""
+    shift = 0.5
+    more: dict[str, Any] = {
+        "initial": lambda count, rng: shift + torch.rand(count, 6, generator=rng, dtype=torch.float64)
+    }
+    wanted = simulated(problem, symmetry, **more)
+    for name, scheduler in (("threads", None), ("workers", workers.scheduler_address)):
+        found = sb.run(problem, SDE, tmp_path / name, scheduler=scheduler, symmetry=symmetry, **ARGUMENTS, **more)
+        assert_same(found, wanted)
+        assert RunDirectory(tmp_path / name).missing() == []
+    log = (tmp_path / "workers" / "run.log").read_text(encoding="utf-8")
+    assert log.count("finished by a worker") == 6
+
+
+def test_progress_is_that_of_all_workers(client: Client, problem: sb.Problem, tmp_path: Path) -> None:
+    make, directory = prepared(problem, tmp_path / "run")
+    last: dict[int, tuple[int, int]] = {}
+
+    def told(shard: int, updates: int, flagged: int) -> None:
+        assert threading.current_thread() is threading.main_thread()
+        last[shard] = (updates, flagged)
+
+    run_shards(client, make, directory.missing(), threading.Event(), told)
+    assert last == {first: ((end - first) * 80, 0) for first, end in directory.manifest.shards}
+
+
+def test_what_is_stopped_goes_on_elsewhere(client: Client, problem: sb.Problem, tmp_path: Path) -> None:
+    make, directory = prepared(problem, tmp_path / "run")
+    stop = threading.Event()
+    run_shards(client, make, directory.missing(), stop, lambda *now: stop.set())
+    begun, missing = directory.fraction(), directory.missing()
+    assert 0 < begun < 1
+    run_shards(client, make, missing, stop, lambda *now: None)  # nothing is begun after the stop
+    assert (directory.fraction(), directory.missing()) == (begun, missing)
+    assert_same(sb.run(problem, SDE, tmp_path / "run", resume=True, **ARGUMENTS), simulated(problem))
+
+
+def test_a_shard_at_work_twice_is_harmless(problem: sb.Problem, tmp_path: Path) -> None:
+    """A worker that was taken for dead, and the one in its place."""
+    make, directory = prepared(problem, tmp_path / "run")
+    ended: list[bool] = []
+    for bounds in directory.missing():
+        both = [
+            threading.Thread(target=lambda b=bounds: ended.append(make(b).run(threading.Event(), lambda *now: None)))
+            for _ in range(2)
+        ]
+        for thread in both:
+            thread.start()
+        for thread in both:
+            thread.join()
+    assert ended == [True] * 2 * len(directory.manifest.shards)
+    assert_same(sb.open(tmp_path / "run"), simulated(problem))
+
+
+def test_an_error_of_a_worker_is_that_of_the_run(client: Client, problem: sb.Problem, tmp_path: Path) -> None:
+    def fails(count: int, rng: torch.Generator) -> torch.Tensor:
+        return torch.zeros(count, 5)
+
+    make, directory = prepared(problem, tmp_path / "run", initial=fails)
+    with pytest.raises(InputError, match=r"initial: expected a tensor of shape \(8, 6\), got shape \(8, 5\)"):
+        run_shards(client, make, directory.missing(), threading.Event(), lambda *now: None)
+
+
+def test_what_cannot_travel_is_refused(client: Client, problem: sb.Problem, tmp_path: Path) -> None:
+    lock = threading.Lock()
+
+    def initial(count: int, rng: torch.Generator) -> torch.Tensor:
+        with lock:
+            return torch.zeros(count, 6, dtype=torch.float64)
+
+    make, directory = prepared(problem, tmp_path / "run", initial=initial)
+    with pytest.raises(InputError, match="problem: expected something that can be sent to a worker"):
+        run_shards(client, make, directory.missing(), threading.Event(), lambda *now: None)
+
+
+def test_a_worker_of_another_version_or_without_the_folder_is_refused(problem: sb.Problem, tmp_path: Path) -> None:
+    make, directory = prepared(problem, tmp_path / "run")
+    worker: Any = SimpleNamespace(address="tcp://10.0.0.7:4000", log_event=lambda topic, now: None)
+    work = Work(make, "topic")
+    work.setup(worker)
+    bounds = directory.missing()[0]
+    assert work.run(bounds, worker) == (True, (0, 8 * 80, 0))
+    work.versions = "sdebias 0.0.1 with torch 1.0"
+    with pytest.raises(DataError, match="worker tcp://10.0.0.7:4000: expected sdebias 0.0.1 with torch 1.0, got"):
+        work.run(bounds, worker)
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="put it on a disk that all workers share"):
+        Work(make, "topic").run(bounds, worker)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_travels_without_its_compiled_steps(problem: sb.Problem, tmp_path: Path) -> None:
+    make, _ = prepared(problem, tmp_path / "run", compile=True)
+    plan = make.args[0]
+    assert plan.engine is not None
+    assert "engine" not in plan.__getstate__()
+
+
+@pytest.mark.parametrize("scheduler", ["locl", "local:0", "local:two", "tcp://", "tcp://host", "slurm:-1", "", 3])
+def test_a_scheduler_that_is_none_is_refused(scheduler: Any, problem: sb.Problem, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="scheduler: expected local, local:N, slurm, slurm:N or tcp://HOST:PORT"):
+        sb.run(problem, SDE, tmp_path / "run", scheduler=scheduler, **ARGUMENTS)
+    assert not (tmp_path / "run").exists()
+
+
+def test_schedulers_by_their_text() -> None:
+    assert check_scheduler("local") == ("local", None)
+    assert check_scheduler("slurm:12") == ("slurm", 12)
+    assert check_scheduler("tcp://node-1.cluster:8786") == ("tcp://node-1.cluster:8786", None)
+
+
+def test_a_scheduler_that_is_not_there(problem: sb.Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "CONNECT", 0.5)
+    with pytest.raises(InputError, match="scheduler: expected a scheduler at tcp://127.0.0.1:1, got") as caught:
+        sb.run(problem, SDE, tmp_path / "run", scheduler="tcp://127.0.0.1:1", **ARGUMENTS)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_package_that_is_missing(problem: sb.Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
+    with pytest.raises(InputError, match=r"the package dask-jobqueue, got none; pip install 'sdebias\[distributed\]'"):
+        sb.run(problem, SDE, tmp_path / "run", scheduler="slurm", **ARGUMENTS)
+    monkeypatch.setitem(sys.modules, "dask_cuda", None)
+    on_gpu: Any = SimpleNamespace(device=torch.device("cuda"))
+    with pytest.raises(InputError, match="dask-cuda, for one process on each GPU"), connect("local:2", on_gpu):
+        pass
+    monkeypatch.delattr(ensemble, "cluster")
+    monkeypatch.setitem(sys.modules, "sdebias.ensemble.cluster", None)
+    with pytest.raises(InputError, match=r"the package distributed, got none; pip install 'sdebias\[distributed\]'"):
+        sb.run(problem, SDE, tmp_path / "run", scheduler="local", **ARGUMENTS)
+    assert not (tmp_path / "run").exists()
+
+
+def test_slurm_without_a_description_of_its_jobs(problem: sb.Problem, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="jobqueue.slurm, got no cores and no memory"):
+        sb.run(problem, SDE, tmp_path / "run", scheduler="slurm", **ARGUMENTS)
