@@ -13,6 +13,7 @@ from .dynamics import SGDSDE as SGDSDE
 from .dynamics import extrapolate as extrapolate
 from .dynamics import noise as noise
 from .dynamics import schedule as schedule
+from .ensemble import statistics as statistics
 from .ensemble.run import run as run
 from .ensemble.simulate import simulate as simulate
 from .laws import compare_law as compare_law

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,8 @@ def compare(ensemble: xr.Dataset, prediction: xr.Dataset, *, confidence: float =
     ensemble : xr.Dataset
         Kind "ensemble", with ``charge_value``.
     prediction : xr.Dataset
-        Kind "prediction", of the same trajectories, steps and charges.
+        Kind "prediction", of the same trajectories, steps and charges. Both may be lazy (dask arrays): they are then
+        evaluated in one pass, and what is in memory at a time are a few chunks.
     confidence : float
         Of the t interval of the measured mean, in (0, 1).
 
@@ -61,40 +63,42 @@ def compare(ensemble: xr.Dataset, prediction: xr.Dataset, *, confidence: float =
     if not 0 < confidence < 1:
         raise InputError(message("confidence", "a number in (0, 1)", confidence, "for instance 0.95"))
     _check_match(ensemble, prediction)
-    used = ensemble["status"] == OK
-    counts = used.sum("trajectory")
-    if int(counts.min()) < 2:
-        got = f"{int(counts.min())} of {ensemble.sizes['trajectory']}"
-        raise DataError(message("ensemble", "two or more trajectories with status ok", got, "lower the learning rate"))
-
+    used, counts = trajectories_used(ensemble)
     charges = ensemble["charge_value"].where(used)
     change = charges - charges.isel(step=0, drop=True)
     predicted = prediction["predicted_drift"].where(used)
-    floor = _hypot(prediction["integration_error"], _rounding(charges))
-    empirical, spread = change.mean("trajectory"), _standard_error(change, counts)
-    half = spread * xr.apply_ufunc(scipy.stats.t.ppf, 0.5 + confidence / 2, counts - 1)
-    deviation = change - predicted
-    mean, error = _mean_and_error(deviation, counts, floor)
-    results = {
-        "empirical": empirical,
-        "empirical_error": spread,
-        "interval": xr.concat([empirical - half, empirical + half], "bound"),
-        "predicted": predicted.mean("trajectory"),
-        "deviation": mean,
-        "deviation_error": error,
-        "z": mean / error,
-    }
-    residual = deviation
+    integration_error = prediction["integration_error"]
+    paths = {"change": change, "deviation": change - predicted}
+    others = {"predicted": predicted.mean("trajectory"), "integration_error": integration_error}
+    others["floor"] = _hypot(integration_error, _rounding(charges))
+    residual = paths["deviation"]
     if "finite_step_drift" in prediction:
         finite = prediction["finite_step_drift"].where(used)
-        residual = deviation - finite
-        mean, error = _mean_and_error(residual, counts, floor)
-        results |= {"finite_step": finite.mean("trajectory"), "z_scheme": mean / error}
+        others["finite_step"] = finite.mean("trajectory")
+        residual = paths["residual"] = residual - finite
+    paths["scaled"] = (residual - (POWER_SCALE - 1) * predicted).isel(step=-1)
+    found = over_trajectories(paths, counts, others)
 
-    statistic, p_value = _largest_z(residual, counts, floor)
-    _, p_value_scaled = _largest_z(residual - (POWER_SCALE - 1) * predicted, counts, floor)
+    half = found["change_error"] * xr.apply_ufunc(scipy.stats.t.ppf, 0.5 + confidence / 2, counts - 1)
+    error = _hypot(found["deviation_error"], found["floor"])
+    results = {
+        "empirical": found["change"],
+        "empirical_error": found["change_error"],
+        "interval": xr.concat([found["change"] - half, found["change"] + half], "bound"),
+        "predicted": found["predicted"],
+        "deviation": found["deviation"],
+        "deviation_error": error,
+        "z": found["deviation"] / error,
+    }
+    z = results["z"]
+    if "finite_step" in found:
+        z = found["residual"] / _hypot(found["residual_error"], found["floor"])
+        results |= {"finite_step": found["finite_step"], "z_scheme": z}
+    z_scaled = found["scaled"] / _hypot(found["scaled_error"], found["floor"].isel(step=-1))
+    statistic, p_value = _largest(z.isel(step=-1), counts)
+    _, p_value_scaled = _largest(z_scaled, counts)
     results |= {"statistic": statistic, "p_value": p_value, "p_value_scaled": p_value_scaled}
-    results |= {"integration_error": prediction["integration_error"], "trajectories_used": counts}
+    results |= {"integration_error": found["integration_error"], "trajectories_used": counts}
 
     coords: dict[str, Any] = {name: ensemble[name].values for name in ("replicate", "step") if name in ensemble.coords}
     coords |= {"charge": prediction["charge"].values, "bound": ["lower", "upper"]}
@@ -104,14 +108,10 @@ def compare(ensemble: xr.Dataset, prediction: xr.Dataset, *, confidence: float =
         "confidence": confidence,
         "false_alarm_rate": FALSE_ALARM_RATE,
         "trajectories": ensemble.sizes["trajectory"],
-        "verdict": "consistent" if _familywise(p_value) >= FALSE_ALARM_RATE else "rejected",
-        "verdict_scaled": "consistent" if _familywise(p_value_scaled) >= FALSE_ALARM_RATE else "rejected",
+        "verdict": verdict_of(p_value),
+        "verdict_scaled": verdict_of(p_value_scaled),
     }
-    variables = {
-        name: array.transpose("replicate", *SCHEMA[name].dims, missing_dims="ignore").values
-        for name, array in results.items()
-    }
-    return make_dataset("comparison", variables, coords, attributes)
+    return make_dataset("comparison", schema_arrays(results), coords, attributes)
 
 
 def comparison_table(comparison: xr.Dataset) -> pd.DataFrame:
@@ -150,20 +150,61 @@ def _check_match(ensemble: xr.Dataset, prediction: xr.Dataset) -> None:
             raise DataError(message("compare", want, "different ones", "predict from this ensemble"))
 
 
-def _standard_error(values: xr.DataArray, counts: xr.DataArray) -> xr.DataArray:
-    return values.std("trajectory", ddof=1) / np.sqrt(counts)
+def trajectories_used(ensemble: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
+    """Return which trajectories have status ok, and how many of each replicate.
+
+    Raises
+    ------
+    DataError
+        If fewer than two have.
+    """
+    used = ensemble["status"].compute() == OK
+    counts = used.sum("trajectory")
+    if int(counts.min()) < 2:
+        got = f"{int(counts.min())} of {ensemble.sizes['trajectory']}"
+        raise DataError(message("ensemble", "two or more trajectories with status ok", got, "lower the learning rate"))
+    return used, counts
+
+
+def over_trajectories(
+    paths: Mapping[str, xr.DataArray], counts: xr.DataArray, others: Mapping[str, xr.DataArray]
+) -> xr.Dataset:
+    """Return the mean of each quantity over trajectories, and its standard error as ``NAME_error``, in memory.
+
+    Everything is computed at once, so that each chunk of lazy data is read and predicted a single time.
+
+    Parameters
+    ----------
+    paths : mapping of str to xr.DataArray
+        With a dim `trajectory`, NaN for those left out.
+    counts : xr.DataArray
+        Number of trajectories that are not.
+    others : mapping of str to xr.DataArray
+        Reduced already, to be computed in the same pass.
+    """
+    means = {name: path.mean("trajectory") for name, path in paths.items()}
+    errors = {f"{name}_error": path.std("trajectory", ddof=1) / np.sqrt(counts) for name, path in paths.items()}
+    reduced = {**means, **errors, **others}
+    # Labels beside the dims, such as the time of a step, are not needed and may differ.
+    return xr.Dataset({name: array.reset_coords(drop=True) for name, array in reduced.items()}).compute()
+
+
+def schema_arrays(results: Mapping[str, xr.DataArray]) -> dict[str, np.ndarray]:
+    """Return arrays in the order of dims that the schema has."""
+    return {
+        name: array.transpose("replicate", *SCHEMA[name].dims, missing_dims="ignore").values
+        for name, array in results.items()
+    }
+
+
+def verdict_of(p_value: xr.DataArray) -> str:
+    """Return the verdict of a p-value, over all replicates together (Bonferroni)."""
+    return "consistent" if float(p_value.min()) * p_value.size >= FALSE_ALARM_RATE else "rejected"
 
 
 def _hypot(one: xr.DataArray, other: xr.DataArray) -> xr.DataArray:
     """Add two independent errors."""
     return (one**2 + other**2) ** 0.5
-
-
-def _mean_and_error(
-    values: xr.DataArray, counts: xr.DataArray, floor: xr.DataArray
-) -> tuple[xr.DataArray, xr.DataArray]:
-    """Return the mean over trajectories and its error: the standard error and the floor, added in quadrature."""
-    return values.mean("trajectory"), _hypot(_standard_error(values, counts), floor)
 
 
 def _rounding(charges: xr.DataArray) -> xr.DataArray:
@@ -172,14 +213,8 @@ def _rounding(charges: xr.DataArray) -> xr.DataArray:
     return abs(charges).max(("trajectory", "step")) * info.eps + info.tiny
 
 
-def _largest_z(residual: xr.DataArray, counts: xr.DataArray, floor: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
-    """Return max |z| over charges at the last step, and its Bonferroni p-value, for each replicate."""
-    mean, error = _mean_and_error(residual.isel(step=-1), counts, floor.isel(step=-1))
-    largest = abs(mean / error).max("charge")
+def _largest(z: xr.DataArray, counts: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
+    """Return max |z| over charges, and its Bonferroni p-value, for each replicate."""
+    largest = abs(z).max("charge")
     single = xr.apply_ufunc(lambda z, n: 2 * scipy.stats.t.sf(z, n - 1), largest, counts)
-    return largest, np.minimum(single * residual.sizes["charge"], 1.0)
-
-
-def _familywise(p_value: xr.DataArray) -> float:
-    """Return the Bonferroni p-value over replicates."""
-    return min(float(p_value.min()) * p_value.size, 1.0)
+    return largest, np.minimum(single * z.sizes["charge"], 1.0)

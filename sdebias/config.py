@@ -158,8 +158,9 @@ def _stored(path: Path, table: Any, name: str) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError):
         remedy = "run from the original TOML file"
         raise ConfigError(message(str(path), "a file that holds its configuration", "none", remedy)) from None
-    if "initial" in run:
-        raise ConfigError(f"{path}: its initial states were given in a call; run it from Python with them")
+    for key, what in {"initial": "initial states", "functions": "functions of save"}.items():
+        if key in run:
+            raise ConfigError(f"{path}: its {what} were given in a call; run it from Python with them")
     return found
 
 

@@ -2,7 +2,8 @@
 
 Every dataset is a flat `xr.Dataset` that `xr.open_dataset` reads without this package. Its attribute ``kind`` says
 which rows of the table it holds: an ensemble (what was simulated), a prediction, a comparison of the two, a split of
-the dynamics, the moments of increments, or a comparison of laws.
+the dynamics, the moments of increments, a comparison of laws, or statistics (of an ensemble whose trajectories were
+not stored).
 """
 
 from __future__ import annotations
@@ -20,7 +21,17 @@ from .errors import DataError, message, nearest
 from .provenance import provenance
 
 SCHEMA_VERSION = 1
-KINDS = ("ensemble", "prediction", "comparison", "law", "equilibrium", "split", "moments", "law_comparison")
+KINDS = (
+    "ensemble",
+    "prediction",
+    "comparison",
+    "law",
+    "equilibrium",
+    "split",
+    "moments",
+    "law_comparison",
+    "statistics",
+)
 OK = 0
 STATUS = {"ok": OK, "diverged": 1, "non_finite": 2}
 # A parameter beyond this size makes a trajectory `diverged`: finite, but lost, and it would dominate every mean.
@@ -49,9 +60,18 @@ class Variable:
         equation = {"equation": self.equation} if self.equation else {}
         return {"long_name": self.long_name, "units": self.units, **equation}
 
+    def attributes_of(self, observable: Mapping[str, str]) -> dict[str, str]:
+        """Attributes of a statistic of an observable that has attributes itself."""
+        units = observable.get("units", "1")
+        own = {"long_name": f"{self.long_name} of: {observable['long_name']}"}
+        return self.attributes | own | {"units": "1" if units == "1" else self.units.format(units)}
+
 
 PATH = ("trajectory", "step")
-ENSEMBLE, PREDICTION, COMPARISON, LAW, EQUILIBRIUM, SPLIT, MOMENTS, LAW_COMPARISON = ((kind,) for kind in KINDS)
+ENSEMBLE, PREDICTION, COMPARISON, LAW, EQUILIBRIUM, SPLIT, MOMENTS, LAW_COMPARISON, STATISTICS = (
+    (kind,) for kind in KINDS
+)
+SIMULATED = (*ENSEMBLE, *STATISTICS)
 SCHEMA: dict[str, Variable] = {
     "theta": Variable(ENSEMBLE, (*PATH, "parameter"), "parameters", "1"),
     "loss": Variable(ENSEMBLE, PATH, "loss over all data", "loss", "L = mean_i l_i(theta)"),
@@ -60,9 +80,9 @@ SCHEMA: dict[str, Variable] = {
     ),
     "log_orbit_volume": Variable(ENSEMBLE, PATH, "log orbit volume density", "1", "1/2 log pdet G, G_ab = <X_a, X_b>"),
     "predictor_value": Variable(ENSEMBLE, (*PATH, "predictor"), "predictor coordinates", "1", "q = F(theta)"),
-    "status": Variable(ENSEMBLE, ("trajectory",), "status of the trajectory", "1", required=True),
-    "learning_rate": Variable(ENSEMBLE, (), "learning rate eta", "1", required=True, varying=("step",)),
-    "temperature": Variable(ENSEMBLE, (), "temperature T of isotropic noise", "loss"),
+    "status": Variable(SIMULATED, ("trajectory",), "status of the trajectory", "1", required=True),
+    "learning_rate": Variable(SIMULATED, (), "learning rate eta", "1", required=True, varying=("step",)),
+    "temperature": Variable(SIMULATED, (), "temperature T of isotropic noise", "loss"),
     "predicted_drift": Variable(
         PREDICTION, (*PATH, "charge"), "predicted change of the charge since step 0", "parameter^2", required=True
     ),
@@ -138,7 +158,12 @@ SCHEMA: dict[str, Variable] = {
         required=True,
     ),
     "trajectories_used": Variable(
-        (*COMPARISON, *MOMENTS, *LAW_COMPARISON), (), "trajectories with status ok", "1", required=True
+        (*COMPARISON, *MOMENTS, *LAW_COMPARISON, *STATISTICS),
+        (),
+        "trajectories with status ok",
+        "1",
+        required=True,
+        varying=("step",),
     ),
     "drift_component": Variable(
         SPLIT,
@@ -261,6 +286,31 @@ SCHEMA: dict[str, Variable] = {
     "predicted_theta": Variable(EQUILIBRIUM, ("step", "parameter"), "parameters along the relaxation", "1"),
 }
 
+# Statistics of an observable are variables named `{observable}_{suffix}`, by suffix; `...` stands for the dims, and {}
+# for the units, of the observable.
+SUMMARIES: dict[str, Variable] = {
+    "count": Variable(STATISTICS, ("step",), "number of finite values of trajectories with status ok", "1"),
+    "mean": Variable(STATISTICS, ("step", "..."), "mean over trajectories", "{}"),
+    "mean_error": Variable(STATISTICS, ("step", "..."), "standard error of the mean", "{}", "sqrt(variance / count)"),
+    "variance": Variable(
+        STATISTICS, ("step", "..."), "variance over trajectories", "({})^2", "sum (x - m)^2 / (n - 1)"
+    ),
+    "covariance": Variable(
+        STATISTICS, ("step", "...", "other_..."), "covariance over trajectories", "({})^2", "sum d d^T / (n - 1)"
+    ),
+    "quantile": Variable(STATISTICS, ("quantile", "step", "..."), "quantile over trajectories", "{}"),
+    "sketch": Variable(
+        STATISTICS,
+        ("step", "...", "{observable}_key"),
+        "counts in logarithmic bins, for quantiles",
+        "1",
+        "sgn(x) ceil(log_g |x|/s)",
+    ),
+    "histogram": Variable(
+        STATISTICS, ("group", "...", "{observable}_bin"), "counts, pooled over steps, by group of trajectories", "1"
+    ),
+}
+
 COORDINATES = {
     "replicate": {"long_name": "problem instance"},
     "trajectory": {"long_name": "trajectory", "standard_name": "realization"},
@@ -278,6 +328,9 @@ COORDINATES = {
     "bin": {"long_name": "bin of a histogram"},
     "sample": {"long_name": "ensemble whose law is compared"},
     "other_predictor": {"long_name": "predictor coordinate, second index of a matrix"},
+    "other_charge": {"long_name": "charge of the symmetry, second index of a matrix"},
+    "other_parameter": {"long_name": "scalar parameter, second index of a matrix"},
+    "quantile": {"long_name": "level of a quantile", "units": "1"},
 }
 
 
@@ -287,7 +340,7 @@ def schema_table() -> str:
     rows = [
         f"| `{name}` | {', '.join(v.kinds)} | {', or '.join([', '.join(v.dims) or 'scalar', *v.varying])} "
         f"| {v.long_name} | {v.units} | {v.equation} |"
-        for name, v in SCHEMA.items()
+        for name, v in [*SCHEMA.items(), *((f"*_{suffix}", v) for suffix, v in SUMMARIES.items())]
     ]
     return "\n".join([head, *rows])
 
@@ -306,8 +359,9 @@ def make_dataset(
     kind : str
         One of `KINDS`.
     variables : mapping of str to array
-        Arrays with the dims of the schema; one more leading axis is `replicate`. One that varies along further dims
-        is an `xr.DataArray`.
+        Arrays with the dims of the schema; one more leading axis is `replicate`. One that varies along further dims,
+        or is lazy, is an `xr.DataArray` or `xr.Variable`; one that the schema has not is an `xr.DataArray` with
+        attributes of its own.
     coords : mapping of str to 1-D array
         Labels of the dims; ``time`` is added from ``learning_rate`` and ``step`` where both are there and it is not.
     attributes : mapping of str to str or number
@@ -323,10 +377,16 @@ def make_dataset(
         for name, (dims, array) in (data or {}).items()
     }
     for name, values in variables.items():
-        row, array = SCHEMA[name], np.asarray(values)
+        if name not in SCHEMA:
+            arrays[name] = values.variable
+            continue
+        row = SCHEMA[name]
+        if isinstance(values, xr.DataArray | xr.Variable):
+            arrays[name] = (values.dims, values.data, row.attributes)
+            continue
+        array = np.asarray(values)
         lead = ("replicate",) if array.ndim > len(row.dims) else ()
-        dims = values.dims if isinstance(values, xr.DataArray) else (*lead, *row.dims)
-        arrays[name] = (dims, array, row.attributes)
+        arrays[name] = ((*lead, *row.dims), array, row.attributes)
     if "learning_rate" in arrays and "step" in coords and "time" not in coords:
         rate_dims, rate, _ = arrays["learning_rate"]
         coords = {**coords, "time": ((*rate_dims, "step"), np.multiply.outer(rate, np.asarray(coords["step"])))}

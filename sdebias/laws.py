@@ -6,6 +6,7 @@ States of one trajectory are correlated: every p-value here is that of an effect
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
@@ -54,19 +55,22 @@ def compare_law(
     - Kolmogorov–Smirnov: √n sup|F̂ − F|, n by the largest `autocorrelation_time` of the indicators of the quartiles of
       F: conservative, since correlation also smooths F̂.
 
-    ``p_value`` is the smaller of the two, times two; the verdict is "consistent" unless it is below 0.001.
+    ``p_value`` is the smaller of the two, times two; the verdict is "consistent" unless it is below 0.001. Of a
+    histogram there is the G-test alone; groups of trajectories are its blocks, and what the bootstrap resamples.
 
     Parameters
     ----------
     samples : xr.DataArray
         Dims `trajectory` and, optionally, `step`, of a stationary stretch, such as
-        ``ensemble["predictor_value"].isel(predictor=0)``. Trajectories with values that are not finite are left out.
+        ``ensemble["predictor_value"].isel(predictor=0)``. Trajectories with values that are not finite are left out. Or
+        a histogram, such as ``statistics["predictor_value_histogram"].isel(predictor=0)``.
     predicted : xr.DataArray or callable
         Density, not necessarily normalised: on a grid that is its one coordinate, or a function of an array.
     interval : tuple of float, optional
         By default the extent of the grid; a callable needs one.
     bins : int or sequence of float
-        Number of bins of equal predicted probability, or edges.
+        Number of bins of equal predicted probability, or edges. Of a histogram, the largest number of bins, of about
+        equal probability, that its own are joined to.
     name : str
         What figures call the prediction.
     confidence : float
@@ -91,35 +95,20 @@ def compare_law(
     if not 0 < confidence < 1:
         raise InputError(message("confidence", "a number in (0, 1)", confidence, "for instance 0.95"))
     check_count("resamples", resamples, 2)
-    values = trajectory_values("samples", samples)
     lower, upper, cdf = _distribution(predicted, interval)
-    edges = _edges(bins, lower, upper, cdf)
-    low, high = cdf(edges[[0, -1]])
-    probability = np.diff(cdf(edges)) / (high - low)
-    quantile = (cdf(values) - low) / (high - low)
-    inside = (values > edges[0]) & (values < edges[-1])
-    total = int(inside.sum())
-    if not total:
-        got = f"none of {values.size}"
-        raise DataError(message("samples", f"some in ({edges[0]:g}, {edges[-1]:g})", got, "widen the interval"))
-
-    count = len(probability)
-    which = np.where(inside, np.searchsorted(edges, values, side="right") - 1, count)
-    counts = _counts(which, count, values.shape[-1])
-    measured = counts.sum(0) / total
-    time = _indicator_time(quantile, inside)
-    mean, spread = _design_effects(_counts(which, count, ceil(BLOCK_TIMES * time)), measured, probability, total)
+    measure = _measure_histogram if "group" in samples.dims else _measure_samples
+    found = measure(samples, bins, (lower, upper), cdf)
+    counts, probability, total = found.counts, found.probability, int(found.counts.sum())
+    count, measured = len(probability), counts.sum(0) / total
+    mean, spread = _design_effects(found.blocks, measured, probability, total)
     effective = total / mean
     divergence, variation = _divergences(measured, probability)
-
-    order = np.sort(quantile[inside])
-    rank = np.arange(total + 1) / total
-    distance = float(np.maximum(rank[1:] - order, order - rank[:-1]).max())
-    p_values = [
-        float(scipy.stats.chi2.sf(2 * effective * divergence / spread, (count - 1) / spread)),
-        float(scipy.special.kolmogorov(np.sqrt(total / time) * distance)),
-    ]
-    p_value = min(2 * min(p_values), 1.0)
+    p_values = [float(scipy.stats.chi2.sf(2 * effective * divergence / spread, (count - 1) / spread))]
+    extremes = {"g_p_value": p_values[0]}
+    if found.distance is not None:
+        p_values.append(float(scipy.special.kolmogorov(np.sqrt(total / found.time) * found.distance)))
+        extremes |= {"ks_statistic": found.distance, "ks_p_value": p_values[1]}
+    p_value = min(len(p_values) * min(p_values), 1.0)
 
     drawn = _resampled(counts, resamples, np.random.default_rng(seed))
     tails = [0.5 - confidence / 2, 0.5 + confidence / 2]
@@ -132,26 +121,98 @@ def compare_law(
         "bin_probability": measured,
         "bin_interval": np.quantile(drawn, tails, axis=0).T,
         "bin_predicted": probability,
-        "bin_lower": edges[:-1],
-        "bin_upper": edges[1:],
+        "bin_lower": found.edges[:-1],
+        "bin_upper": found.edges[1:],
         "kl": divergence - (count - 1) / (2 * effective),
         "kl_interval": intervals[0],
         "kl_bias": (count - 1) / (2 * effective),
         "total_variation": variation,
         "total_variation_interval": intervals[1],
         "total_variation_noise": noise,
-        "g_p_value": p_values[0],
-        "ks_statistic": distance,
-        "ks_p_value": p_values[1],
+        **extremes,
         "effective_samples": [effective],
-        "inside": total / values.size,
+        "inside": total / found.samples,
         "p_value": p_value,
-        "trajectories_used": len(values),
+        "trajectories_used": found.trajectories,
     }
     coords = {"bin": np.arange(count), "bound": ["lower", "upper"], "sample": ["measured"]}
     return make_dataset(
         "law_comparison", variables, coords, {"prediction": name, "confidence": confidence, **_verdict(p_value)}
     )
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Counts in bins, of independent rows and of blocks, (row, bin); the bins, and what is predicted of them."""
+
+    edges: np.ndarray
+    probability: np.ndarray
+    counts: np.ndarray
+    blocks: np.ndarray
+    samples: int
+    trajectories: int
+    distance: float | None = None
+    time: float = 1.0
+
+
+def _measure_samples(
+    samples: xr.DataArray, bins: Any, ends: tuple[float, float], cdf: Callable[[np.ndarray], np.ndarray]
+) -> _Measured:
+    """Count samples in bins, and measure the Kolmogorov–Smirnov distance."""
+    values = trajectory_values("samples", samples)
+    edges = _edges(bins, *ends, cdf)
+    low, high = cdf(edges[[0, -1]])
+    probability = np.diff(cdf(edges)) / (high - low)
+    quantile = (cdf(values) - low) / (high - low)
+    inside = (values > edges[0]) & (values < edges[-1])
+    total = int(inside.sum())
+    if not total:
+        raise _none_inside(edges, values.size)
+    count = len(probability)
+    which = np.where(inside, np.searchsorted(edges, values, side="right") - 1, count)
+    time = _indicator_time(quantile, inside)
+    order = np.sort(quantile[inside])
+    rank = np.arange(total + 1) / total
+    distance = float(np.maximum(rank[1:] - order, order - rank[:-1]).max())
+    rows, blocks = (_counts(which, count, length) for length in (values.shape[-1], ceil(BLOCK_TIMES * time)))
+    return _Measured(edges, probability, rows, blocks, values.size, len(values), distance, time)
+
+
+def _measure_histogram(
+    samples: xr.DataArray, bins: Any, ends: tuple[float, float], cdf: Callable[[np.ndarray], np.ndarray]
+) -> _Measured:
+    """Join the bins of a histogram within the interval to bins of about equal predicted probability."""
+    names = [str(dim) for dim in samples.dims if dim != "group"]
+    name = names[0].removesuffix("_bin") if len(names) == 1 else ""
+    lower, upper, used = (samples.coords.get(f"{name}_{what}") for what in ("bin_lower", "bin_upper", "trajectories"))
+    if lower is None or upper is None or used is None:
+        remedy = "select one coordinate and replicate with isel"
+        raise DataError(message("samples", "a histogram with dims group and one of bins", samples.dims, remedy))
+    if not isinstance(bins, int):
+        raise InputError(
+            message("bins", "a number, for a histogram", repr(bins), "its edges were chosen before the run")
+        )
+    counts = samples.transpose("group", ...).values
+    counts = counts[counts.sum(-1) > 0]
+    within = (lower.values >= ends[0]) & (upper.values <= ends[1])
+    own = np.append(lower.values[within], upper.values[within][-1:])
+    wanted = _edges(bins, *ends, cdf)
+    at = np.unique(np.abs(own - wanted[:, None]).argmin(-1)) if len(own) else np.zeros(0, int)
+    if len(at) < 3 or len(counts) < 2:
+        got = f"{int(within.sum())} bins and {len(counts)} groups with counts"
+        raise DataError(message("samples", "two bins or more within the interval", got, "use a finer histogram"))
+    edges = own[at]
+    counts_within = counts[:, within][:, at[0] : at[-1]]
+    rows = np.add.reduceat(counts_within, at[:-1] - at[0], axis=-1)
+    if not rows.sum():
+        raise _none_inside(edges, int(counts.sum()))
+    low, high = cdf(edges[[0, -1]])
+    return _Measured(edges, np.diff(cdf(edges)) / (high - low), rows, rows, int(counts.sum()), int(used))
+
+
+def _none_inside(edges: np.ndarray, size: int) -> DataError:
+    want = f"some in ({edges[0]:g}, {edges[-1]:g})"
+    return DataError(message("samples", want, f"none of {size}", "widen the interval"))
 
 
 def compare_samples(one: xr.DataArray, other: xr.DataArray) -> xr.Dataset:

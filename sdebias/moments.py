@@ -8,9 +8,20 @@ import numpy as np
 import scipy.stats
 import xarray as xr
 
-from .comparison import CONFIDENCE, FALSE_ALARM_RATE, POWER_SCALE
-from .dataset import OK, make_dataset, validate
+from .comparison import (
+    CONFIDENCE,
+    FALSE_ALARM_RATE,
+    POWER_SCALE,
+    over_trajectories,
+    schema_arrays,
+    trajectories_used,
+    verdict_of,
+)
+from .dataset import make_dataset, validate
 from .errors import DataError, InputError, message
+
+# Prediction times this, for each test.
+TESTS = {"p_value": 1.0, "p_value_scaled": POWER_SCALE}
 
 
 def compare_moments(ensemble: xr.Dataset, split: xr.Dataset, *, confidence: float = CONFIDENCE) -> xr.Dataset:
@@ -32,7 +43,8 @@ def compare_moments(ensemble: xr.Dataset, split: xr.Dataset, *, confidence: floa
     ensemble : xr.Dataset
         Kind "ensemble", with ``charge_value`` or ``predictor_value``, saved often: at every update for SGD.
     split : xr.Dataset
-        Kind "split", of the same ensemble.
+        Kind "split", of the same ensemble. Both may be lazy (dask arrays): they are then evaluated in one pass, and
+        what is in memory at a time are a few chunks.
     confidence : float
         Of the t intervals of measured moments, in (0, 1).
 
@@ -56,36 +68,34 @@ def compare_moments(ensemble: xr.Dataset, split: xr.Dataset, *, confidence: floa
         raise InputError(message("confidence", "a number in (0, 1)", confidence, "for instance 0.95"))
     _check_match(ensemble, split)
     measured, predicted = _moments(ensemble, split)
-    used = (ensemble["status"] == OK).values
-    counts = used.sum(-1)
-    if counts.min() < 2:
-        got = f"{counts.min()} of {used.shape[-1]}"
-        raise DataError(message("ensemble", "two or more trajectories with status ok", got, "lower the learning rate"))
+    used, counts = trajectories_used(ensemble)
 
-    lost = ~used[..., None, None]
-    values, expected = (np.where(lost, np.nan, array) for array in (measured.values, predicted.values))
-    numbers = counts[..., None, None]
-    # Rounding is all that trajectories without noise differ by.
-    floor = _rounding(ensemble, measured)
-    mean, error = _mean_and_error(values, numbers, 0.0)
-    half = error * scipy.stats.t.ppf(0.5 + confidence / 2, numbers - 1)
-    deviation, deviation_error = _mean_and_error(values - expected, numbers, floor)
+    values, expected = measured.where(used), predicted.where(used)
+    paths = {"measured": values, "deviation": values - expected}
+    for name, scale in TESTS.items():
+        paths[name] = (values - scale * expected).sum("step", skipna=False)
+    others = {"predicted": expected.mean("trajectory"), "floor": _rounding(ensemble, used, measured.dtype)}
+    found = over_trajectories(paths, counts, others)
 
-    def p_value(scale: float) -> np.ndarray:
-        total = (values - scale * expected).sum(-2, keepdims=True)
-        sums, errors = _mean_and_error(total, numbers, floor * values.shape[-2])
-        single = 2 * scipy.stats.t.sf(np.abs(sums / errors), numbers - 1)[..., 0, :]
-        return np.minimum(single.min(-1) * single.shape[-1], 1.0)
+    half = found["measured_error"] * xr.apply_ufunc(scipy.stats.t.ppf, 0.5 + confidence / 2, counts - 1)
 
-    p_values = [p_value(scale) for scale in (1.0, POWER_SCALE)]
-    verdicts = ["consistent" if p.min() * p.size >= FALSE_ALARM_RATE else "rejected" for p in p_values]
-    variables = {
-        "moment_measured": mean,
-        "moment_interval": np.stack([mean - half, mean + half], axis=-1),
-        "moment_predicted": np.nanmean(expected, axis=-3),
-        "moment_z": deviation / deviation_error,
-        "p_value": p_values[0],
-        "p_value_scaled": p_values[1],
+    def z(name: str, terms: int = 1) -> xr.DataArray:
+        # Rounding is all that trajectories without noise differ by.
+        return found[name] / np.hypot(found[f"{name}_error"], found["floor"] * terms)
+
+    def p_value(name: str) -> xr.DataArray:
+        statistic = abs(z(name, measured.sizes["step"]))
+        single = xr.apply_ufunc(lambda z, n: 2 * scipy.stats.t.sf(z, n - 1), statistic, counts)
+        return np.minimum(single.min("moment") * single.sizes["moment"], 1.0)
+
+    p_values = {name: p_value(name) for name in TESTS}
+    verdicts = {f"verdict{name.removeprefix('p_value')}": verdict_of(p) for name, p in p_values.items()}
+    results = {
+        "moment_measured": found["measured"],
+        "moment_interval": xr.concat([found["measured"] - half, found["measured"] + half], "bound"),
+        "moment_predicted": found["predicted"],
+        "moment_z": z("deviation"),
+        **p_values,
         "trajectories_used": counts,
     }
     coords: dict[str, Any] = {"step": measured["step"].values, "moment": measured["moment"].values}
@@ -97,10 +107,9 @@ def compare_moments(ensemble: xr.Dataset, split: xr.Dataset, *, confidence: floa
         "confidence": confidence,
         "false_alarm_rate": FALSE_ALARM_RATE,
         "trajectories": ensemble.sizes["trajectory"],
-        "verdict": verdicts[0],
-        "verdict_scaled": verdicts[1],
+        **verdicts,
     }
-    return make_dataset("moments", variables, coords, attributes)
+    return make_dataset("moments", schema_arrays(results), coords, attributes)
 
 
 def _check_match(ensemble: xr.Dataset, split: xr.Dataset) -> None:
@@ -164,15 +173,9 @@ def _over_interval(rate: xr.DataArray, split: xr.Dataset) -> xr.DataArray:
     return starts * (lengths + unit) / 2 + ends * (lengths - unit) / 2
 
 
-def _rounding(ensemble: xr.Dataset, measured: xr.DataArray) -> float:
+def _rounding(ensemble: xr.Dataset, used: xr.DataArray, dtype: np.dtype) -> xr.DataArray:
     """Return the rounding error of an increment."""
     names = [name for name in ("charge_value", "predictor_value") if name in ensemble]
-    largest = max(float(abs(ensemble[name]).where(ensemble["status"] == OK).max()) for name in names)
-    info = np.finfo(measured.dtype)
+    largest = xr.concat([abs(ensemble[name]).where(used).max() for name in names], "variable").max()
+    info = np.finfo(dtype)
     return largest * float(info.eps) + float(info.tiny)
-
-
-def _mean_and_error(values: np.ndarray, counts: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean over trajectories, the third axis from the end, and its error with the floor in quadrature."""
-    mean, spread = np.nanmean(values, axis=-3), np.nanstd(values, axis=-3, ddof=1)
-    return mean, np.hypot(spread / np.sqrt(counts), floor)

@@ -13,7 +13,7 @@ from conftest import ROOT, every_model, regression
 
 import sdebias as sb
 from sdebias import config
-from sdebias.ensemble.plan import OBSERVABLES
+from sdebias.ensemble.observables import OBSERVABLES
 from sdebias.errors import ConfigError, DataError, DeviceError, InputError
 from sdebias.storage import save_dataset
 

@@ -1,4 +1,4 @@
-"""The command line: ``sdebias run | extend | status | merge | compare | plot | info``."""
+"""The command line: ``sdebias examples | init | run | extend | status | merge | compare | plot | info``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import tyro
 from ..errors import InputError, SdebiasError
 from .analyse import CompareCommand, InfoCommand, PlotCommand
 from .runs import ExtendCommand, MergeCommand, RunCommand, StatusCommand
+from .start import ExamplesCommand, InitCommand
 
 DESCRIPTION = "Simulate SGD and its SDE, and compare the drift along symmetry orbits with what geometry predicts."
 
 Command = (
-    Annotated[RunCommand, tyro.conf.subcommand("run")]
+    Annotated[ExamplesCommand, tyro.conf.subcommand("examples")]
+    | Annotated[InitCommand, tyro.conf.subcommand("init")]
+    | Annotated[RunCommand, tyro.conf.subcommand("run")]
     | Annotated[ExtendCommand, tyro.conf.subcommand("extend")]
     | Annotated[StatusCommand, tyro.conf.subcommand("status")]
     | Annotated[MergeCommand, tyro.conf.subcommand("merge")]

@@ -27,7 +27,6 @@ def compare_ensemble(ensemble: xr.Dataset, run: config.Run) -> xr.Dataset:
             f"{flagged} of {ensemble['status'].size} trajectories are not finite or diverged; the file keeps them; "
             "lower the learning rate or the temperature"
         )
-    ensemble = ensemble.load()
     return compare(ensemble, predict_orbit_drift(ensemble, run.problem, run.symmetry))
 
 

@@ -19,22 +19,22 @@ from ..dataset import DIVERGENCE_THRESHOLD, config_attributes, make_dataset
 from ..dynamics.base import Dynamics
 from ..dynamics.schedule import Schedule
 from ..dynamics.walk import Walk
-from ..errors import InputError, RunError, check_choice, check_count, check_finite, message
+from ..errors import InputError, RunError, check_count, check_finite, message
 from ..problems.base import Problem
 from ..storage import Manifest
 from ..symmetry import Symmetry, check_invariance
 from .engine import Engine
-from .record import Record
+from .observables import Function, Observable, choose_observables
+from .record import Record, Recorder
 from .sizes import Sizes, choose_sizes, parse_memory, result_bytes
+from .statistics import Statistic, Summary, choose_statistics
 from .streams import block_seeds
 
 SAVES_PER_SEGMENT = 8
 # Work, in numbers written, above which compiling pays: about a minute without.
 COMPILE_NUMBERS = 5e10
-OBSERVABLES = ("theta", "loss", "charge_value", "log_orbit_volume", "predictor_value")
 
 Initial = Tensor | Callable[[int, torch.Generator], Tensor]
-Observables = Mapping[str, Callable[[Tensor], Tensor]]
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,9 @@ class Plan:
         Bound.
     symmetry : Symmetry or None
         Bound.
-    observables : mapping of str to callable
-        Functions of θ, from (..., parameter) to (..., *trailing).
+    observables : mapping of str to Observable
+    statistics : tuple of Statistic
+        What is kept of them in place of the values of each trajectory; empty where those are kept.
     trajectories : int
         Of each replicate.
     grid : list of int
@@ -66,7 +67,8 @@ class Plan:
     problem: Problem
     dynamics: Dynamics
     symmetry: Symmetry | None
-    observables: Observables
+    observables: Mapping[str, Observable]
+    statistics: tuple[Statistic, ...]
     trajectories: int
     grid: list[int]
     seed: int
@@ -114,12 +116,18 @@ class Plan:
         theta = self.start(block * self.sizes.block, self.sizes.block, rng)
         return Walk(self.dynamics, theta, rng, self.sizes.chunk, advance=self.engine)
 
-    def record(self, trajectories: int, saves: int) -> Record:
-        """Return empty arrays for that many trajectories and saves."""
-        return Record(self.observables, self.lead, trajectories, saves)
+    def record(self, trajectories: int, since: int, until: int) -> Recorder:
+        """Return an empty record of that many trajectories, and of the saves from one to before another."""
+        if self.statistics:
+            return Summary(self.observables, self.statistics, self.lead, trajectories, self.grid[since:until])
+        return Record(self.observables, self.lead, trajectories, until - since)
 
-    def dataset(self, record: Record) -> xr.Dataset:
-        """Label the arrays of the whole ensemble, and write down how they were made."""
+    def result_bytes(self, trajectories: int, saves: int) -> int:
+        """Return the size of what is kept of that many trajectories and saves."""
+        return _kept_bytes(self.problem, self.observables, self.statistics, trajectories, self.grid[:saves])
+
+    def dataset(self, record: Recorder) -> xr.Dataset:
+        """Label the record of the whole ensemble, and write down how it was made."""
         problem = self.problem
         machine: dict[str, str | int | float] = {"compile": int(self.compile)}
         if self.engine is not None:
@@ -128,8 +136,8 @@ class Plan:
         data = {name: (dims, tensor.cpu().numpy()) for name, (dims, tensor) in problem.arrays().items()}
         return self._label(record, 0, 0, machine, data)
 
-    def part(self, record: Record, first: int, since: int, manifest: Manifest) -> xr.Dataset:
-        """Label the arrays of trajectories from `first` and saves from `since` on, a part of a run directory.
+    def part(self, record: Recorder, first: int, since: int, manifest: Manifest) -> xr.Dataset:
+        """Label the record of trajectories from `first` and saves from `since` on, a part of a run directory.
 
         The problem's data, which the directory holds, are not repeated, nor is anything that differs between two
         processes that compute the same part.
@@ -143,31 +151,25 @@ class Plan:
 
     def _label(
         self,
-        record: Record,
+        record: Recorder,
         first: int,
         since: int,
         attributes: Mapping[str, str | int | float],
         data: Mapping[str, tuple[tuple[str, ...], np.ndarray]],
     ) -> xr.Dataset:
-        problem, dynamics, symmetry = self.problem, self.dynamics, self.symmetry
+        problem, dynamics = self.problem, self.dynamics
         saves = slice(since, since + record.saves)
-        coords: dict[str, Any] = {
-            "trajectory": np.arange(first, first + record.status.shape[-1]),
-            "step": np.asarray(self.grid[saves]),
-        }
+        coords = {**record.coords(), "step": np.asarray(self.grid[saves])}
+        if not self.statistics:
+            coords["trajectory"] = np.arange(first, first + record.status.shape[-1])
         if problem.replicates is not None:
             coords["replicate"] = np.arange(problem.replicates)
-        variables: dict[str, Any] = dynamics.variables()
-        for name, value in variables.items():
+        rates: dict[str, Any] = dynamics.variables()
+        for name, value in rates.items():
             if isinstance(value, Schedule):
-                variables[name] = xr.DataArray([value(k) for k in self.grid[saves]], dims="step")
+                rates[name] = xr.DataArray([value(k) for k in self.grid[saves]], dims="step")
                 coords["time"] = ("step", dynamics.times(value, self.grid)[saves])
-        labels = {
-            "theta": ("parameter", problem.layout.labels),
-            "predictor_value": ("predictor", problem.predictor_labels),
-            "charge_value": ("charge", symmetry.charge_labels if symmetry else []),
-        }
-        coords |= {dim: names for name, (dim, names) in labels.items() if name in record.arrays}
+        coords |= {o.dims[0]: list(o.labels) for o in self.observables.values() if len(o.labels)}
         described: dict[str, str | int | float] = {
             **dynamics.attributes(),
             **{key: self.settings[key] for key in ("seed", "block_size", "dtype", "device")},
@@ -176,8 +178,8 @@ class Plan:
             **config_attributes(self.config()),
             **attributes,
         }
-        arrays = {**record.arrays, "status": record.status}
-        return make_dataset("ensemble", {**arrays, **variables}, coords, described, data)
+        kind = "statistics" if self.statistics else "ensemble"
+        return make_dataset(kind, {**record.variables(), **rates}, coords, described, data)
 
     def config(self) -> dict[str, Any]:
         """Return the configuration as plain data."""
@@ -195,7 +197,8 @@ def make_plan(
     save_every: int | None = None,
     seed: int = 0,
     initial: Initial | None = None,
-    save: Sequence[str] = OBSERVABLES,
+    save: Sequence[str | Function] | None = None,
+    statistics: Sequence[Statistic | str | Mapping[str, Any]] | None = None,
     block_size: int | None = None,
     memory: int | str | None = None,
     compile: bool | None = None,
@@ -216,11 +219,12 @@ def make_plan(
         # A trajectory that has diverged is data here, not an error.
         symmetry = symmetry.bind(problem, validate=False)
     dynamics = dynamics.bind(problem, symmetry)
-    observables = _observables(problem, symmetry, save)
+    observables = choose_observables(problem, symmetry, save, theta=statistics is None)
+    chosen = () if statistics is None else choose_statistics(statistics, observables, steps)
     start = _initial_law(problem, initial, trajectories)
     budget = None if memory is None else parse_memory(memory)
     if budget is not None:
-        results = result_bytes(problem, observables, trajectories, len(grid))
+        results = _kept_bytes(problem, observables, chosen, trajectories, grid)
         results = results if held is None else min(results, held)
         budget = _working_memory(budget, results) // workers(problem)
     saves = min(SAVES_PER_SEGMENT, len(grid) - 1)
@@ -231,10 +235,30 @@ def make_plan(
         compile = problem.device.type == "cuda" or work > COMPILE_NUMBERS  # a CUDA graph costs no compiler
     settings: dict[str, Any] = {"trajectories": trajectories, "steps": steps, "save_every": grid[1], "seed": seed}
     settings |= {"block_size": sizes.block, "compile": compile, "save": list(observables)}
+    if chosen:
+        settings["statistics"] = [statistic.spec() for statistic in chosen]
+    if not all(isinstance(entry, str) for entry in save or ()):
+        settings["functions"] = "given in the call"
     settings |= {"dtype": dtype_name(problem.dtype), "device": str(problem.device)}
     if initial is not None:
         settings["initial"] = "given in the call"
-    return Plan(problem, dynamics, symmetry, observables, trajectories, grid, seed, start, sizes, compile, settings)
+    return Plan(
+        problem, dynamics, symmetry, observables, chosen, trajectories, grid, seed, start, sizes, compile, settings
+    )
+
+
+def _kept_bytes(
+    problem: Problem,
+    observables: Mapping[str, Observable],
+    statistics: tuple[Statistic, ...],
+    trajectories: int,
+    grid: list[int],
+) -> int:
+    """Return the size of what is kept of an ensemble; of sketches, a forecast."""
+    if not statistics:
+        return result_bytes(problem, observables, trajectories, len(grid))
+    lead = () if problem.replicates is None else (problem.replicates,)
+    return Summary(observables, statistics, lead, trajectories, grid).nbytes
 
 
 def workers(problem: Problem) -> int:
@@ -280,29 +304,16 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def ensemble_bytes(
-    problem: Problem, symmetry: Symmetry | None, *, trajectories: int, saves: int, save: Sequence[str] = OBSERVABLES
+    problem: Problem,
+    symmetry: Symmetry | None,
+    *,
+    trajectories: int,
+    saves: int,
+    save: Sequence[str | Function] | None = None,
 ) -> int:
     """Return the size in bytes of the arrays that `simulate` would return."""
     bound = symmetry.bind(problem, validate=False) if symmetry else None
-    return result_bytes(problem, _observables(problem, bound, save), trajectories, saves)
-
-
-def _observables(
-    problem: Problem, symmetry: Symmetry | None, save: Sequence[str]
-) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Return the function of θ behind each observable that is wanted and that the call can give."""
-    functions: dict[str, Callable[[Tensor], Tensor]] = {
-        "theta": lambda theta: theta,
-        "loss": problem.loss,
-        "predictor_value": problem.predictor,
-    }
-    if symmetry is not None:
-        functions["log_orbit_volume"] = symmetry.log_orbit_volume
-        if symmetry.charge_labels:
-            functions["charge_value"] = symmetry.charge
-    for name in save:
-        check_choice("save", name, OBSERVABLES)
-    return {name: functions[name] for name in save if name in functions}
+    return result_bytes(problem, choose_observables(problem, bound, save), trajectories, saves)
 
 
 def _initial_law(problem: Problem, initial: Initial | None, trajectories: int) -> Callable[..., Tensor]:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor
 
-from ..dataset import DIVERGENCE_THRESHOLD, STATUS
+from ..dataset import DIVERGENCE_THRESHOLD, OK, PATH, SCHEMA, STATUS
+from .observables import Observable
 
 # Prefix of the names of observables in a state, beside those of the walk.
 OBSERVED = "observed."
 
 
-class Record:
-    """Arrays on the host, filled block by block and segment by segment.
+class Recorder(ABC):
+    """What takes the states of an ensemble, block by block and segment by segment, and keeps something of them.
 
     Parameters
     ----------
-    observables : mapping of str to callable
-        Functions of θ, from (..., parameter) to (..., *trailing).
     lead : tuple of int
         (replicate,) or ().
     trajectories, saves : int
@@ -28,32 +30,94 @@ class Record:
     Attributes
     ----------
     saves : int
-    arrays : dict of str to array, shape=([replicate,] trajectory, step, *trailing)
     status : array of int8, shape=([replicate,] trajectory)
     """
 
-    def __init__(
-        self,
-        observables: Mapping[str, Callable[[Tensor], Tensor]],
-        lead: tuple[int, ...],
-        trajectories: int,
-        saves: int,
-    ) -> None:
-        self._observables = observables
-        self._lead = lead
+    def __init__(self, lead: tuple[int, ...], trajectories: int, saves: int) -> None:
         self.saves = saves
         self.status = np.zeros((*lead, trajectories), np.int8)
-        self.arrays: dict[str, np.ndarray] = {}
 
     @property
     def flagged(self) -> int:
         """Number of trajectories whose status is not ok so far."""
-        return int((self.status != STATUS["ok"]).sum())
+        return int((self.status != OK).sum())
+
+    @abstractmethod
+    def write(self, path: Tensor, trajectory: int, save: int) -> None:
+        """Take states of shape (step, [replicate,] trajectory, parameter), from a trajectory and a save on.
+
+        The segments of a block come in the order of their steps; the first state of one may be the last of the one
+        before it. Blocks come in any order, from several threads.
+        """
+
+    @abstractmethod
+    def variables(self) -> dict[str, Any]:
+        """Return what was kept, as variables of a dataset."""
+
+    @abstractmethod
+    def state(self) -> dict[str, np.ndarray]:
+        """Return what was kept so far, for `restore`."""
+
+    @abstractmethod
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from the state of another record of the same sizes, or only from its status."""
+
+    def coords(self) -> dict[str, Any]:
+        """Return labels of dims that no other record has."""
+        return {}
+
+    def _mark(self, path: Tensor, trajectory: int) -> Tensor | None:
+        """Flag states, keep the worst flag of each trajectory, and return which states come before any.
+
+        Returns
+        -------
+        Tensor of bool, shape=(step, [replicate,] trajectory), or None
+            None where no trajectory is flagged.
+        """
+        status = self.status[..., trajectory : trajectory + path.shape[-2]]
+        # Almost always nothing is wrong, which one number tells; NaN compares as False.
+        if bool(path.abs().amax() <= DIVERGENCE_THRESHOLD) and not status.any():
+            return None
+        before = torch.from_numpy(status).to(path.device)
+        size = path.abs().amax(-1)  # NaN propagates
+        flags = torch.where(size > DIVERGENCE_THRESHOLD, STATUS["diverged"], OK)
+        flags = torch.where(torch.isfinite(size), flags, STATUS["non_finite"]).to(torch.int8)
+        worst = torch.maximum(flags.cummax(0).values, before)
+        status[...] = worst[-1].cpu().numpy()
+        return worst == OK
+
+
+class Record(Recorder):
+    """Values of every trajectory, in arrays on the host.
+
+    Parameters
+    ----------
+    observables : mapping of str to Observable
+    lead : tuple of int
+        (replicate,) or ().
+    trajectories, saves : int
+
+    Attributes
+    ----------
+    arrays : dict of str to array, shape=([replicate,] trajectory, step, *trailing)
+    """
+
+    def __init__(
+        self,
+        observables: Mapping[str, Observable],
+        lead: tuple[int, ...],
+        trajectories: int,
+        saves: int,
+    ) -> None:
+        super().__init__(lead, trajectories, saves)
+        self._observables = observables
+        self._lead = lead
+        self.arrays: dict[str, np.ndarray] = {}
 
     def write(self, path: Tensor, trajectory: int, save: int) -> None:
-        """Write states of shape (step, [replicate,] trajectory, parameter), from a trajectory and a save on."""
+        """Write the values at states; see `Recorder.write`."""
+        self._mark(path, trajectory)
         columns = slice(trajectory, trajectory + path.shape[-2])
-        np.maximum(self.status[..., columns], _status(path), out=self.status[..., columns])
         for name, function in self._observables.items():
             values = np.moveaxis(function(path).cpu().numpy(), 0, len(self._lead) + 1)
             shape = (self.status.shape[-1], self.saves, *values.shape[len(self._lead) + 2 :])
@@ -66,14 +130,17 @@ class Record:
         return {"status": self.status, **{f"{OBSERVED}{name}": array for name, array in self.arrays.items()}}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from the state of another record of the same sizes, or only from its status."""
+        """Go on from a state; see `Recorder.restore`."""
         if "status" in state:
             self.status = state["status"].copy()
         self.arrays = {name.removeprefix(OBSERVED): array for name, array in state.items() if name.startswith(OBSERVED)}
 
-
-def _status(path: Tensor) -> np.ndarray:
-    """Return the worst flag of each trajectory over states of shape (step, ..., trajectory, parameter)."""
-    size = path.abs().amax(dim=(0, -1))  # NaN propagates
-    flags = torch.where(size > DIVERGENCE_THRESHOLD, STATUS["diverged"], STATUS["ok"])
-    return torch.where(torch.isfinite(size), flags, STATUS["non_finite"]).to(torch.int8).cpu().numpy()
+    def variables(self) -> dict[str, Any]:
+        """Return all values and statuses."""
+        found: dict[str, Any] = {**self.arrays, "status": self.status}
+        lead = ("replicate",) if self._lead else ()
+        for name in self.arrays.keys() - SCHEMA.keys():
+            observable = self._observables[name]
+            dims = (*lead, *PATH, *observable.dims)
+            found[name] = xr.DataArray(self.arrays[name], dims=dims, attrs=observable.attributes)
+        return found

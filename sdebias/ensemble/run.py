@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast
@@ -25,10 +25,12 @@ from ..storage.directory import LOG, MANIFEST
 from ..storage.parts import find_parts
 from ..storage.progress import Progress
 from ..symmetry import Symmetry
+from .observables import Function
 from .plan import SAVES_PER_SEGMENT, Initial, Plan, make_plan, memory_errors, workers
 from .shard import Report, Shard
 from .simulate import progress_bar, side_by_side
-from .sizes import parse_memory, result_bytes
+from .sizes import parse_memory
+from .statistics import Statistic
 
 log = logging.getLogger("sdebias")
 
@@ -51,7 +53,8 @@ class Arguments(TypedDict, total=False):
     save_every: int | None
     seed: int
     initial: Initial | None
-    save: Sequence[str]
+    save: Sequence[str | Function] | None
+    statistics: Sequence[Statistic | str | Mapping[str, Any]] | None
     block_size: int | None
     memory: int | str | None
     compile: bool | None
@@ -92,7 +95,8 @@ def run(
     progress : bool, optional
         Show a progress bar on stderr; by default where that is a terminal.
     **arguments
-        Of `simulate`: symmetry, trajectories, steps, save_every, seed, initial, save, block_size, memory, compile.
+        Of `simulate`: symmetry, trajectories, steps, save_every, seed, initial, save, statistics, block_size, memory,
+        compile.
 
     Returns
     -------
@@ -177,10 +181,9 @@ def _manifest(plan: Plan, memory: int | str | None) -> Manifest:
     """Return what the directory of a new run shall hold."""
     sizes, steps = plan.sizes, plan.grid[-1]
     room = LEG_BYTES if memory is None else min(LEG_BYTES, parse_memory(memory) // (2 * workers(plan.problem)))
-    each = result_bytes(plan.problem, plan.observables, 1, 1)
     work = sizes.numbers * sizes.block * steps * plan.dynamics.substeps
-    blocks = max(1, min(SHARD_NUMBERS // work, room // (each * sizes.block * len(plan.grid))))
-    segments = max(1, room // (each * sizes.block * SAVES_PER_SEGMENT))
+    blocks = max(1, min(SHARD_NUMBERS // work, room // plan.result_bytes(sizes.block, len(plan.grid))))
+    segments = max(1, room // plan.result_bytes(sizes.block, SAVES_PER_SEGMENT))
     shards = _ranges(0, plan.trajectories, blocks * sizes.block)
     legs = _ranges(1, len(plan.grid), segments * SAVES_PER_SEGMENT)
     legs[0] = (0, legs[0][1])  # the start is saved with the first leg
@@ -228,7 +231,7 @@ def _check_room(plan: Plan, path: Path, manifest: Manifest) -> None:
     States take the place of two saves of θ: a new one is written before the old one goes.
     """
     there = sum(part.path.stat().st_size for part in find_parts(path)) if path.is_dir() else 0
-    results = result_bytes(plan.problem, plan.observables, plan.trajectories, len(plan.grid))
+    results = sum(plan.result_bytes(last - first, len(plan.grid)) for first, last in manifest.shards)
     states = 2 * plan.blocks * plan.sizes.block * plan.instances * plan.problem.layout.size * 8
     check_outputs([path / MANIFEST], size=max(results + states - there, 0), overwrite=True)
 

@@ -18,7 +18,7 @@ from ..errors import DataError
 from ..storage.directory import Manifest
 from ..storage.parts import Part, find_parts, read_state, write_part, write_state
 from .plan import Plan
-from .record import Record
+from .record import Recorder
 
 log = logging.getLogger("sdebias")
 
@@ -64,7 +64,7 @@ class Shard:
         for since, until in self.manifest.legs:
             if until <= done:
                 continue
-            record = self.plan.record(self.last - self.first, until - since)
+            record = self.plan.record(self.last - self.first, since, until)
             record.restore(state)
             for number, walk in enumerate(walks):
                 if not self._walk_leg(number, walk, record, (since, done, until), stop, report):
@@ -78,7 +78,7 @@ class Shard:
         self,
         number: int,
         walk: Walk,
-        record: Record,
+        record: Recorder,
         saves: tuple[int, int, int],
         stop: threading.Event,
         report: Report,
@@ -122,7 +122,7 @@ class Shard:
         there = [part for part in find_parts(self.folder) if (part.first, part.last) == (self.first, self.last)]
         return sorted((part for part in there if part.kind == kind), key=lambda part: part.until)
 
-    def _write_part(self, record: Record, since: int, until: int) -> None:
+    def _write_part(self, record: Recorder, since: int, until: int) -> None:
         dataset: xr.Dataset = self.plan.part(record, self.first, since, self.manifest)
         write_part(self.folder, self.first, self.last, since, until, dataset)
         log.info("trajectories %d to %d, saves %d to %d: done", self.first, self.last, since, until)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import xarray as xr
@@ -14,7 +14,9 @@ from tqdm import tqdm
 from ..dynamics.base import Dynamics
 from ..problems.base import Problem
 from ..symmetry import Symmetry
-from .plan import OBSERVABLES, Initial, make_plan, memory_errors, workers
+from .observables import Function
+from .plan import Initial, make_plan, memory_errors, workers
+from .statistics import Statistic
 
 T = TypeVar("T")
 
@@ -29,7 +31,8 @@ def simulate(
     save_every: int | None = None,
     seed: int = 0,
     initial: Initial | None = None,
-    save: Sequence[str] = OBSERVABLES,
+    save: Sequence[str | Function] | None = None,
+    statistics: Sequence[Statistic | str | Mapping[str, Any]] | None = None,
     block_size: int | None = None,
     memory: int | str | None = None,
     compile: bool | None = None,
@@ -59,8 +62,13 @@ def simulate(
     initial : Tensor or callable, optional
         θ(0) of shape ([replicate,] trajectory, parameter), or a function (trajectories, generator) that draws it for a
         block; by default the problem's initial law.
-    save : sequence of str
-        Observables to keep, of ``theta, loss, charge_value, log_orbit_volume, predictor_value``.
+    save : sequence of str or callable, optional
+        Observables to keep, of ``theta, loss, charge_value, log_orbit_volume, predictor_value``, or ``charge`` and
+        ``predictor`` for short; by default all that there are. A function of θ, from (..., parameter) to
+        (..., *trailing), is an observable that is called as it is.
+    statistics : sequence of str or Statistic, optional
+        What to keep of observables in place of the values of each trajectory: ``mean``, ``variance``, ``covariance``,
+        ``quantiles``, or objects of `sdebias.statistics`. θ is then among the observables only where `save` names it.
     block_size : int, optional
         Trajectories of a seed block; by default from the size of one step, so that it stays in a cache. It decides the
         random streams, and is reported in the attributes.
@@ -78,7 +86,7 @@ def simulate(
     -------
     xr.Dataset
         Kind "ensemble", see `sdebias.dataset.SCHEMA`. A trajectory that turns non-finite or diverges keeps its rows and
-        is flagged in ``status``.
+        is flagged in ``status``. With `statistics`, kind "statistics": a trajectory counts until it is flagged.
 
     Raises
     ------
@@ -99,11 +107,12 @@ def simulate(
         seed=seed,
         initial=initial,
         save=save,
+        statistics=statistics,
         block_size=block_size,
         memory=memory,
         compile=compile,
     )
-    record = plan.record(trajectories, len(plan.grid))
+    record = plan.record(trajectories, 0, len(plan.grid))
     stop = threading.Event()
 
     def block(index: int) -> None:

@@ -5,22 +5,26 @@ Nothing here knows how the states were made: the dynamics are read from the attr
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
-from ..dataset import OK, PATH, make_dataset, validate
-from ..errors import DataError, SymmetryError, message
+from ..dataset import OK, make_dataset, validate
+from ..errors import SymmetryError
 from ..problems.base import Problem
 from ..symmetry import Symmetry
 from ..symmetry.gauge import Matrices
 from .drift_laws import Law, law_of
 from .noise_traces import Covariance
 from .quadrature import cumulate
+from .states import check_states, map_states, path_dims
 
-# States are evaluated in pieces of this many numbers (128 MiB in float64).
-CHUNK_ELEMENTS = 2**24
+# States are evaluated in pieces of this many numbers (8 MiB in float64), which stay in a cache.
+CHUNK_ELEMENTS = 2**20
 # Fresh draws for each state: their noise stays well below that of the dynamics, which draw once for each update.
 FRESH_DRAWS = 4
 
@@ -52,12 +56,15 @@ def predict_orbit_drift(
     predicted apart, as ``finite_step_drift``, since they belong to the Euler solver and not to the SDE.
 
     Where dynamics draw fresh samples from a stream, so does the prediction, as many for each state as the dynamics for
-    a step: its error is then independent from trajectory to trajectory, and part of the error of a comparison.
+    a step: its error is then independent from trajectory to trajectory, and part of the error of a comparison. They
+    are the same at every call, and do not depend on how a lazy ensemble is chunked.
+
+    Of a lazy ensemble (dask arrays, in chunks of whole trajectories) the prediction is lazy too; see `map_states`.
 
     Parameters
     ----------
     ensemble : xr.Dataset
-        With `theta`, from `simulate` or of the same schema.
+        With `theta`, from `simulate` or of the same schema; may be lazy.
     problem : Problem
     symmetry : Symmetry
         With charges; that of the dynamics, where noise or gauge depend on one.
@@ -83,37 +90,22 @@ def predict_orbit_drift(
     symmetry = symmetry.bind(problem, validate=False)
     if not symmetry.charge_labels:
         raise SymmetryError(f"{symmetry!r}: it has no charges (its group is compact), so there is no drift to predict")
-    _check_fit(ensemble, problem)
+    check_states(ensemble, problem)
     law = law_of(ensemble.attrs, covariance)
-    steps = ensemble["step"].values
-    theta = torch.as_tensor(ensemble["theta"].values).to(problem.device, problem.dtype)
-    matrices = symmetry.charge_matrices(theta)
-    temperature = _per_replicate(ensemble, "temperature", problem)
-
-    predicted, corrections, finite = [], [], []
-    generator = torch.Generator(problem.device).manual_seed(0)
-    samples = 1 if problem.stream is None else law.fresh_samples(problem)
-    for piece in theta.split(max(1, CHUNK_ELEMENTS // (samples * theta[..., :1, :, :].numel())), dim=-3):
-        # Trajectories and steps share one axis, since a problem knows only one beside its replicates.
-        points = piece.flatten(-3, -2)
-        rate = _per_replicate(ensemble, "learning_rate", problem, trajectories=piece.shape[-3])
-        drift, solver = _mean_rates(law, problem, symmetry, points, matrices, rate, temperature, generator)
-        drift, solver = (r.unflatten(-2, piece.shape[-3:-1]).cpu().numpy() for r in (drift, solver))
-        total, correction = cumulate(drift, steps, law.unit)
-        predicted.append(total)
-        corrections.append(correction)
-        if law.solver_step:
-            starts, _ = cumulate(solver, steps, law.solver_step)
-            finite.append(starts + law.solver_step / 2 * (drift[..., :1, :] - drift))
-
-    corrected = xr.DataArray(np.concatenate(corrections, axis=-3), dims=(*_lead(problem), *PATH, "charge"))
-    used = ensemble["status"].drop_vars(list(ensemble["status"].coords)) == OK
-    variables = {
-        "predicted_drift": np.concatenate(predicted, axis=-3),
-        "integration_error": np.abs(corrected.where(used).mean("trajectory").values),
-    }
-    if finite:
-        variables["finite_step_drift"] = np.concatenate(finite, axis=-3)
+    drift = _Drift(
+        problem,
+        symmetry,
+        law,
+        ensemble["step"].values,
+        ensemble.sizes["trajectory"],
+        *(_per_replicate(ensemble, name, problem) for name in ("learning_rate", "temperature")),
+    )
+    names = ["predicted_drift", *(["finite_step_drift"] if law.solver_step else [])]
+    outputs = {name: path_dims(name) for name in names} | {"correction": path_dims("predicted_drift")}
+    # Sums over steps are in double precision, whatever the states are in.
+    variables = map_states(drift, ensemble, outputs, {"charge": len(symmetry.charge_labels)}, np.float64)
+    used = ensemble["status"].variable.compute() == OK
+    variables["integration_error"] = abs(variables.pop("correction").where(used).mean("trajectory"))
     coords = {name: ensemble[name].values for name in ("replicate", "trajectory", "step") if name in ensemble.coords}
     attributes = {"dynamics": ensemble.attrs["dynamics"], "equation": law.equation}
     if "config_hash" in ensemble.attrs:
@@ -121,49 +113,87 @@ def predict_orbit_drift(
     return make_dataset("prediction", variables, {**coords, "charge": symmetry.charge_labels}, attributes)
 
 
-def _mean_rates(
-    law: Law,
-    problem: Problem,
-    symmetry: Symmetry,
-    theta: Tensor,
-    matrices: Matrices,
-    rate: Tensor,
-    temperature: Tensor,
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    """Return the rates of a law, averaged over fresh samples where the problem has a stream."""
-    if problem.stream is None:
-        return law.rates(problem, symmetry, theta, matrices, rate, temperature)
-    shape = (*theta.shape[:-1], law.fresh_samples(problem))
-    pools = (problem.at(problem.stream.draw(shape, generator)) for _ in range(FRESH_DRAWS))
-    law = law.on_fresh_samples()
-    found = [law.rates(pool, symmetry, theta, matrices, rate, temperature) for pool in pools]
-    drift, solver = (torch.stack(parts).mean(0) for parts in zip(*found, strict=True))
-    return drift, solver
+@dataclass(frozen=True)
+class _Drift:
+    """Drift, [finite step,] and correction of each charge along each trajectory of a block of states.
+
+    Attributes
+    ----------
+    steps : array, shape=(step,)
+    trajectories : int
+        Of the whole ensemble.
+    rate, temperature : Tensor
+        Broadcast against ([replicate,] point, charge); (step, 1) where they change over steps.
+    """
+
+    problem: Problem
+    symmetry: Symmetry
+    law: Law
+    steps: np.ndarray
+    trajectories: int
+    rate: Tensor
+    temperature: Tensor
+
+    def __call__(self, theta: np.ndarray, first: int) -> tuple[np.ndarray, ...]:
+        problem, law, last = self.problem, self.law, first + theta.shape[-3]
+        samples = 1 if problem.stream is None else law.fresh_samples(problem)
+        size = max(1, CHUNK_ELEMENTS // (samples * theta[..., :1, :, :].size))
+        matrices = self.symmetry.charge_matrices(torch.empty(0, device=problem.device, dtype=problem.dtype))
+        pieces = []
+        # Pieces are those of the whole ensemble: the fresh samples of a trajectory are the same in every block.
+        for start in range(first - first % size, last, size):
+            here = slice(max(start, first), min(start + size, last))
+            states = theta[..., here.start - first : here.stop - first, :, :]
+            # Trajectories and steps share one axis, since a problem knows only one beside its replicates.
+            points = torch.tensor(states, device=problem.device, dtype=problem.dtype).flatten(-3, -2)
+            drift, solver = (
+                rates.unflatten(-2, states.shape[-3:-1]).cpu().numpy()
+                for rates in self._mean_rates(points, matrices, self._pools(start, here, size))
+            )
+            total, correction = cumulate(drift, self.steps, law.unit)
+            finite = []
+            if law.solver_step:
+                starts, _ = cumulate(solver, self.steps, law.solver_step)
+                finite = [starts + law.solver_step / 2 * (drift[..., :1, :] - drift)]
+            pieces.append((total, *finite, correction))
+        return tuple(np.concatenate(parts, axis=-3) for parts in zip(*pieces, strict=True))
+
+    def _pools(self, start: int, here: slice, size: int) -> Iterator[Problem]:
+        """Return the problem on fresh samples for each state, several times, or as it is if it has no stream.
+
+        Parameters
+        ----------
+        start : int
+            First trajectory of a piece of `size`, the number of which seeds its samples.
+        here : slice
+            Trajectories of the piece that are wanted.
+        """
+        problem, saves = self.problem, len(self.steps)
+        if problem.stream is None:
+            yield problem
+            return
+        generator = torch.Generator(problem.device).manual_seed(start // size)
+        lead = () if problem.replicates is None else (problem.replicates,)
+        points = min(size, self.trajectories - start) * saves
+        for _ in range(FRESH_DRAWS):
+            drawn = problem.stream.draw((*lead, points, self.law.fresh_samples(problem)), generator)
+            wanted = ((here.start - start) * saves, (here.stop - here.start) * saves)
+            yield problem.at({name: tensor.narrow(len(lead), *wanted) for name, tensor in drawn.items()})
+
+    def _mean_rates(self, theta: Tensor, matrices: Matrices, pools: Iterator[Problem]) -> tuple[Tensor, Tensor]:
+        """Return the rates of the law, averaged over fresh samples where the problem has a stream."""
+        law = self.law if self.problem.stream is None else self.law.on_fresh_samples()
+        scheduled = self.rate.ndim == 2
+        rate = self.rate.repeat(theta.shape[-2] // len(self.steps), 1) if scheduled else self.rate
+        found = [law.rates(pool, self.symmetry, theta, matrices, rate, self.temperature) for pool in pools]
+        drift, solver = (torch.stack(parts).mean(0) for parts in zip(*found, strict=True))
+        return drift, solver
 
 
-def _check_fit(ensemble: xr.Dataset, problem: Problem) -> None:
-    if "theta" not in ensemble or ensemble.sizes["step"] < 3:
-        remedy = 'simulate with "theta" in save and a finer save grid'
-        got = f"variables {', '.join(map(str, ensemble.data_vars))} at {ensemble.sizes.get('step', 0)} steps"
-        raise DataError(message("ensemble", "theta at three or more steps", got, remedy))
-    if list(ensemble["parameter"].values) != problem.layout.labels:
-        got = f"{ensemble.sizes['parameter']} parameters from {ensemble['parameter'].values[0]}"
-        want = f"the {problem.layout.size} parameters of the problem, from {problem.layout.labels[0]}"
-        raise DataError(message("ensemble", want, got, "pass the problem that was simulated"))
-    if ensemble.sizes.get("replicate") != problem.replicates:
-        got = f"{ensemble.sizes.get('replicate')} in the dataset and {problem.replicates} in the problem"
-        raise DataError(message("replicates", "the same number", got, "pass the problem that was simulated"))
-
-
-def _lead(problem: Problem) -> tuple[str, ...]:
-    return () if problem.replicates is None else ("replicate",)
-
-
-def _per_replicate(ensemble: xr.Dataset, name: str, problem: Problem, trajectories: int = 1) -> Tensor:
-    """Return η or T as a tensor that broadcasts against ([replicate,] point, charge); NaN where there is none."""
+def _per_replicate(ensemble: xr.Dataset, name: str, problem: Problem) -> Tensor:
+    """Return η or T as a tensor, (), (replicate, 1, 1) or (step, 1); NaN where there is none."""
     values = ensemble[name].values if name in ensemble else np.nan
     tensor = torch.as_tensor(values).to(problem.device, problem.dtype)
     if name in ensemble and "step" in ensemble[name].dims:
-        return tensor.repeat(trajectories).unsqueeze(-1)
+        return tensor.unsqueeze(-1)
     return tensor[:, None, None] if tensor.ndim else tensor

@@ -5,7 +5,8 @@ Nothing here knows how the states were made: the dynamics are read from the attr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from ..symmetry.action import forward_derivative
 from ..symmetry.gauge import quadratic_form
 from .drift_laws import Potential, sampling_share
 from .noise_traces import Covariance, NoiseTrace, flat_attributes
-from .orbit_drift import _check_fit, _lead
+from .states import check_states, map_states, path_dims
 
 # States are evaluated in pieces whose increments take at most this many numbers (128 MiB in float64).
 CHUNK_ELEMENTS = 2**24
@@ -34,12 +35,13 @@ def split_dynamics(
 ) -> xr.Dataset:
     """Split the dynamics of an ensemble at each of its stored states.
 
-    See `split_states` for what is computed.
+    See `split_states` for what is computed. Of a lazy ensemble (dask arrays, in chunks of whole trajectories) the split
+    is lazy too; see `map_states`.
 
     Parameters
     ----------
     ensemble : xr.Dataset
-        With `theta`, from `simulate` or of the same schema.
+        With `theta`, from `simulate` or of the same schema; may be lazy.
     problem : Problem
     symmetry : Symmetry
     covariance : callable, optional
@@ -60,24 +62,30 @@ def split_dynamics(
         If the symmetry does not fit the problem.
     """
     validate(ensemble, "ensemble")
-    _check_fit(ensemble, problem)
+    check_states(ensemble, problem)
     dynamics = _specification(ensemble)
-    theta = torch.as_tensor(ensemble["theta"].values).to(problem.device, problem.dtype)
     if "step" in ensemble["learning_rate"].dims:
-        # A schedule: the rate of each state, on the axis that trajectories and steps share.
-        dynamics["learning_rate"] = np.tile(ensemble["learning_rate"].values, theta.shape[-3])[:, None]
-    parts = split_states(theta.flatten(-3, -2), problem, symmetry, dynamics, covariance=covariance)
-    lead = len(_lead(problem))
-    shape = theta.shape[-3:-1]
-    variables = {name: values.unflatten(lead, shape).cpu().numpy() for name, values in parts.items()}
+        dynamics["learning_rate"] = ensemble["learning_rate"].values[:, None]
+    # Refused here, and not when something lazy is computed.
+    _noise_of(dynamics, covariance)
+    charges = symmetry.bind(problem).charge_labels
+    names = _part_names(bool(charges), _solver_step(dynamics))
     coords: dict[str, Any] = {
         name: ensemble[name].values for name in ("replicate", "trajectory", "step") if name in ensemble.coords
     }
     predictors = problem.predictor_labels
     coords |= {"component": list(COMPONENTS), "parameter": problem.layout.labels}
     coords |= {"predictor": predictors, "other_predictor": predictors}
-    if "charge_rate" in variables:
-        coords["charge"] = symmetry.bind(problem).charge_labels
+    if charges:
+        coords["charge"] = charges
+    sizes = {name: len(coords[name]) for name in set(coords) - set(ensemble["theta"].dims)}
+    variables = map_states(
+        partial(_split_block, problem, symmetry, dynamics, covariance, names),
+        ensemble,
+        {name: path_dims(name) for name in names},
+        sizes,
+        str(problem.dtype).removeprefix("torch."),
+    )
     attributes = {
         "dynamics": str(dynamics["type"]),
         "equation": EQUATION,
@@ -147,8 +155,7 @@ def split_states(
     """
     problem.check_theta(theta)
     dynamics = flat_attributes(dynamics)
-    _check_complete(dynamics)
-    trace = NoiseTrace("minibatch") if dynamics["type"] == "SGD" else NoiseTrace.of(dynamics, covariance)
+    trace = _noise_of(dynamics, covariance)
     # States that have diverged are data here: they give NaN in their own rows.
     symmetry = symmetry.bind(problem, validate=False)
     per_point = (max(problem.n_samples, problem.layout.size) + 1) * theta[..., :1, :].numel()
@@ -160,6 +167,33 @@ def split_states(
         pieces.append(_split(theta[..., here, :], problem, symmetry, {**dynamics, **rates}, trace))
     axis = theta.ndim - 2
     return {name: torch.cat([piece[name] for piece in pieces], dim=axis) for name in pieces[0]}
+
+
+def _split_block(
+    problem: Problem,
+    symmetry: Symmetry,
+    dynamics: Mapping[str, Any],
+    covariance: Covariance | None,
+    names: Sequence[str],
+    theta: np.ndarray,
+    first: int,
+) -> tuple[np.ndarray, ...]:
+    """Split the dynamics at the states of a block, see `map_states`."""
+    states = torch.tensor(theta, device=problem.device, dtype=problem.dtype)
+    trajectories, steps = states.shape[-3:-1]
+    if np.ndim(dynamics["learning_rate"]) == 2:
+        # A schedule: the rate of each state, on the axis that trajectories and steps share.
+        dynamics = {**dynamics, "learning_rate": np.tile(dynamics["learning_rate"], (trajectories, 1))}
+    parts = split_states(states.flatten(-3, -2), problem, symmetry, dynamics, covariance=covariance)
+    lead = states.ndim - 3
+    return tuple(parts[name].unflatten(lead, (trajectories, steps)).cpu().numpy() for name in names)
+
+
+def _part_names(charges: bool, solver_step: float) -> list[str]:
+    """Return the names of what `split_states` returns."""
+    kinds = {"quotient": ["drift", "diffusion"], **({"charge": ["rate", "diffusion"]} if charges else {})}
+    more = ["finite_step"] if solver_step else []
+    return ["drift_component", *(f"{kind}_{part}" for kind, parts in kinds.items() for part in (*parts, *more))]
 
 
 class _Increment(NamedTuple):
@@ -251,8 +285,8 @@ def _increment(
     return _Increment(drift, noise, torch.cat([noise, drift.unsqueeze(0)]) if sgd else noise)
 
 
-def _check_complete(dynamics: Mapping[str, Any]) -> None:
-    """Raise DataError unless flat dynamics are known and have what they need."""
+def _noise_of(dynamics: Mapping[str, Any], covariance: Covariance | None) -> NoiseTrace:
+    """Return the noise of flat dynamics; raise DataError unless they are known and have what they need."""
     name = check_choice("dynamics type", str(dynamics.get("type")), ("SGD", "SGDSDE"), DataError)
     needed = ["replacement"] if name == "SGD" else ["noise", "order"]
     needed += ["temperature"] if dynamics.get("noise") == "isotropic" else []
@@ -260,6 +294,7 @@ def _check_complete(dynamics: Mapping[str, Any]) -> None:
         if key not in dynamics:
             remedy = "record the dynamics as simulate does, or pass dynamics.spec()"
             raise DataError(message("dynamics", f"an entry {key!r}", "none", remedy))
+    return NoiseTrace("minibatch") if name == "SGD" else NoiseTrace.of(dynamics, covariance)
 
 
 def _solver_step(dynamics: Mapping[str, Any]) -> float:

@@ -7,6 +7,7 @@ from .directory import is_run as is_run
 from .directory import remove_run as remove_run
 from .files import check_outputs as check_outputs
 from .files import save_dataset as save_dataset
+from .files import save_text as save_text
 from .opening import find_run as find_run
 from .opening import find_runs as find_runs
 from .opening import merge as merge

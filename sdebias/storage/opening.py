@@ -13,9 +13,10 @@ import numpy as np
 import xarray as xr
 
 from ..errors import DataError, InputError, OutputError, RunError, message
+from ..pooling import pool_steps, pool_trajectories
 from .directory import MANIFEST, RunDirectory, is_run
 from .files import check_outputs, save_dataset
-from .parts import Part, open_part
+from .parts import ENGINE, Part, open_file
 
 # Of the largest variable, what is read at once (32 MiB).
 CHUNK_BYTES = 2**25
@@ -49,7 +50,7 @@ def open_dataset(path: str | os.PathLike[str], *, verify: bool = True) -> xr.Dat
         return _open_run(find_run(path), verify)
     if not path.is_file():
         raise DataError(message(str(path), "a netCDF file or a run directory", "no such file", "check the path"))
-    return open_part(path)
+    return open_file(path)
 
 
 def find_runs(path: Path) -> dict[str, RunDirectory]:
@@ -98,7 +99,7 @@ def _open_run(run: RunDirectory, verify: bool) -> xr.Dataset:
     last = len(legs) if len(legs) in begun.values() else min(begun.values())
     chosen = [[shards[shard][leg] for leg in legs[:last]] for shard, count in begun.items() if count >= last]
     rows = [_along_steps([_open(part, run, verify) for part in parts]) for parts in chosen]
-    dataset = _join(rows, "trajectory")
+    dataset = pool_trajectories(rows) if _is_summary(rows[0]) else _join(rows, "trajectory")
     with_data = dataset.assign(run.data().data_vars)
     complete = int(last == len(legs) and len(chosen) == len(planned))
     return with_data.assign_attrs({**run.manifest.provenance, "complete": complete})
@@ -119,20 +120,26 @@ def _open(part: Part, run: RunDirectory, verify: bool) -> xr.Dataset:
     """
     if verify:
         part.check()
-    with open_part(part.path) as header:
+    with open_file(part.path, engine=ENGINE) as header:
         identity, found = run.manifest.identity(), header.attrs.get("identity")
         if found != identity:
             remedy = "take the file out of the directory, and continue the run with sdebias run --resume"
             raise DataError(message(str(part.path), f"a part of this run ({identity[:8]})", str(found)[:8], remedy))
         largest = max(variable.nbytes for variable in header.data_vars.values())
         rows = max(1, header.sizes["trajectory"] * CHUNK_BYTES // max(largest, 1))
-    return open_part(part.path, chunks={"trajectory": min(rows, header.sizes["trajectory"])})
+    return open_file(part.path, engine=ENGINE, chunks={"trajectory": min(rows, header.sizes["trajectory"])})
 
 
 def _along_steps(legs: Sequence[xr.Dataset]) -> xr.Dataset:
     """Join the legs of one shard; a flag, once raised, stays."""
+    if _is_summary(legs[0]):
+        return pool_steps(legs)
     whole = _join([leg.drop_vars("status") for leg in legs], "step")
     return whole.assign(status=legs[-1]["status"])
+
+
+def _is_summary(dataset: xr.Dataset) -> bool:
+    return bool(dataset.attrs["kind"] == "statistics")
 
 
 def _join(pieces: Sequence[xr.Dataset], dim: str) -> xr.Dataset:

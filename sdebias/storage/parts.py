@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import dask
 import numpy as np
@@ -19,8 +20,10 @@ from .files import publish, temporary
 
 DIGEST = 32
 NAME = re.compile(r"(part|state)-(\d{9})-(\d{9})-(\d{9})-(\d{9})-([0-9a-f]{32})\.(nc|npz)")
-# netCDF's library serves one thread at a time.
-_library = threading.Lock()
+# Parts are written and read by several threads, and closed by whichever collects garbage: netCDF4's library allows one
+# thread at a time, h5py's locks itself.
+ENGINE: Literal["h5netcdf"] = "h5netcdf"
+_writing = threading.Lock()
 
 
 @dataclass(frozen=True, order=True)
@@ -100,9 +103,10 @@ def write_part(folder: Path, first: int, last: int, since: int, until: int, data
     encoding = {name: {"zlib": True, "complevel": 1} for name in packed}
 
     def write(path: Path) -> None:
-        # In a worker of dask, xarray would take a lock of the whole cluster, which a worker that dies may keep.
-        with _library, dask.config.set(scheduler="threads"):
-            dataset.to_netcdf(path, engine="netcdf4", encoding=encoding)
+        # In a worker of dask, xarray would take a lock of the whole cluster, which a worker that dies may keep. dask's
+        # settings are those of the process: one thread at a time sets and resets them.
+        with _writing, dask.config.set(scheduler="threads"):
+            dataset.to_netcdf(path, engine=ENGINE, encoding=encoding)
 
     stem = f"part-{first:09d}-{last:09d}-{since:09d}-{until:09d}"
     return Part(first, last, since, until, write_named(folder, stem, ".nc", write))
@@ -132,8 +136,8 @@ def read_state(part: Part) -> dict[str, np.ndarray]:
         return dict(file)
 
 
-def open_part(path: Path, *, chunks: dict[str, int] | None = None) -> xr.Dataset:
-    """Open a netCDF file of this package, lazily where `chunks` are given.
+def open_file(path: Path, *, engine: Literal["netcdf4", "h5netcdf"] = "netcdf4", **options: Any) -> xr.Dataset:
+    """Open a netCDF file of this package, lazily where `chunks` are among the options of `xr.open_dataset`.
 
     Raises
     ------
@@ -141,7 +145,7 @@ def open_part(path: Path, *, chunks: dict[str, int] | None = None) -> xr.Dataset
         If it is not netCDF, or has not the shape of the schema.
     """
     try:
-        dataset = xr.open_dataset(path, engine="netcdf4", chunks=chunks)
+        dataset = xr.open_dataset(path, engine=engine, **options)
     except (OSError, ValueError, RuntimeError, AttributeError, KeyError) as error:
         raise DataError(message(str(path), "a netCDF file", f"something else ({error})", "check the file")) from None
     try:

@@ -12,7 +12,7 @@ from ..dataset import STATUS
 from ..errors import RunError
 from .directory import PROGRESS, RunDirectory
 from .files import save_text
-from .parts import open_part
+from .parts import ENGINE, open_file
 
 # Seconds between two notes.
 INTERVAL = 1.0
@@ -97,7 +97,7 @@ def describe_run(directory: RunDirectory) -> str:
         state += f"; continue with sdebias run --resume {directory.path}"
     flagged = 0
     for part in directory.parts():
-        with open_part(part.path) as dataset:
+        with open_file(part.path, engine=ENGINE) as dataset:
             flagged += int((dataset["status"] != STATUS["ok"]).sum()) if part.until == manifest.legs[-1][1] else 0
     run, shards = manifest.run, len(manifest.shards)
     lines = [

@@ -42,7 +42,7 @@ def test_info_prints_a_command_that_makes_it_again(job: Path, suffix: str, capsy
             assert one.attrs["config_hash"] == two.attrs["config_hash"]
 
 
-VERBS = ("run", "extend", "status", "merge", "compare", "plot", "info")
+VERBS = ("examples", "init", "run", "extend", "status", "merge", "compare", "plot", "info")
 
 
 @pytest.mark.parametrize("words", [["--help"], *([verb, "--help"] for verb in VERBS)])
@@ -71,6 +71,8 @@ BAD: dict[str, tuple[list[str], str]] = {
     "status of no run": (["status", "none"], "none: expected a run directory"),
     "merge of no run": (["merge", "none", "a.nc"], "no such file"),
     "checkpoint": (["run", "run.toml", "--checkpoint", "0"], "checkpoint: expected"),
+    "no example": (["init", "new.toml", "--example", "hadamar"], "did you mean 'hadamard'?"),
+    "init of a file that exists": (["init", "run.toml"], "pass --overwrite"),
     "compare text": (["compare", "run.toml"], "expected a netCDF file"),
     "compare nothing": (["compare"], "one or more ensemble files"),
     "info of no file": (["info", "none.nc"], "no such file"),

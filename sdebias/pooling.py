@@ -1,0 +1,181 @@
+"""Statistics of parts of an ensemble put together: moments, logarithmic sketches and histograms, and their datasets.
+
+A dataset of kind "statistics" holds all that it takes to add further trajectories or steps to it. Counts add exactly.
+Moments do up to rounding, and to the last bit where the order is the same.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+
+def add_moments(
+    count: np.ndarray, mean: np.ndarray, moment: np.ndarray, more: tuple[np.ndarray, np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return count, mean and M = Σ (x − mean)(x − mean)ᵀ, or only its diagonal, of two sets of trajectories.
+
+    M = M_a + M_b + δ δᵀ n_a n_b/n, δ = mean_b − mean_a (Chan, Golub and LeVeque 1983). An empty set changes no bit.
+
+    Parameters
+    ----------
+    count : array of int, shape=(...)
+    mean : array, shape=(..., coordinate)
+    moment : array, shape=(..., coordinate[, coordinate])
+    more : tuple
+        The same of the other set.
+    """
+    extra, other, scatter = more
+    weight = (extra / np.maximum(count + extra, 1))[..., None]
+    delta = other - mean
+    shift = delta * (weight * count[..., None])
+    full = moment.ndim > mean.ndim
+    product = delta[..., None] * shift[..., None, :] if full else delta * shift
+    return count + extra, mean + delta * weight, moment + scatter + product
+
+
+def variances(count: np.ndarray, moment: np.ndarray) -> np.ndarray:
+    """Return the unbiased (co)variances M/(n − 1); NaN where there are fewer than two values."""
+    freedom = np.where(count > 1, count - 1.0, np.nan)
+    return moment / freedom.reshape(*count.shape, *[1] * (moment.ndim - count.ndim))
+
+
+def mean_errors(count: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Return the standard errors of means, √(variance/n)."""
+    return np.sqrt(variance / np.maximum(count, 1)[..., None])
+
+
+def widen(counts: np.ndarray, first: int, low: int, high: int) -> np.ndarray:
+    """Return counts of the keys from `first` on, as counts of all keys from `low` to `high`."""
+    if not counts.shape[-1]:
+        return np.zeros((*counts.shape[:-1], high - low + 1), counts.dtype)
+    sides = (first - low, high + 1 - first - counts.shape[-1])
+    return np.pad(counts, [(0, 0)] * (counts.ndim - 1) + [sides])
+
+
+def sketch_quantiles(
+    counts: np.ndarray, first: int, levels: Sequence[float], accuracy: float, smallest: float
+) -> np.ndarray:
+    """Return estimates of the values of rank ⌊q(n−1)⌋, each within a relative error; NaN where there are no values.
+
+    A value x has the key sgn(x) ⌈log_γ(|x|/s)⌉, γ = (1+α)/(1−α), and 0 where |x| ≤ s; 2sγ^k/(γ+1) is within α|x| of
+    every x with key k > 0 (Masson, Rim and Lee 2019, DDSketch).
+
+    Parameters
+    ----------
+    counts : array of int, shape=(..., key)
+        Of successive keys.
+    first : int
+        The first key.
+    levels : sequence of float
+        q.
+    accuracy, smallest : float
+        α and s.
+
+    Returns
+    -------
+    array, shape=(level, ...)
+    """
+    if not counts.shape[-1]:
+        return np.full((len(levels), *counts.shape[:-1]), np.nan)
+    sums = counts.cumsum(-1)
+    total = sums[..., -1]
+    keys = np.stack([(sums <= np.floor(q * (total - 1))[..., None]).sum(-1) for q in levels]) + first
+    base = (1 + accuracy) / (1 - accuracy)
+    size = np.exp(np.abs(keys) * math.log(base) + math.log(2 * smallest / (1 + base)))
+    return np.where(total > 0, np.sign(keys) * size, np.nan)
+
+
+def pool_trajectories(parts: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Return the statistics of all trajectories of several datasets of kind "statistics", in their order.
+
+    Parameters
+    ----------
+    parts : sequence of xr.Dataset
+        Of the same observables, statistics and steps.
+    """
+    return functools.reduce(_add, _same_keys(parts))
+
+
+def pool_steps(legs: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Return the statistics of all steps of several datasets of kind "statistics", of the same trajectories."""
+    legs = _same_keys(legs)
+    histograms = _named(legs[0], "histogram")
+    apart = ["status", *histograms.values()]
+    options = {"data_vars": "minimal", "coords": "minimal", "compat": "override", "join": "override"}
+    whole = xr.concat([leg.drop_vars(apart) for leg in legs], "step", combine_attrs="override", **options)  # type: ignore[call-overload]
+    sums = {name: legs[0][name].copy(data=sum(leg[name].values for leg in legs)) for name in histograms.values()}
+    first = {f"{name}_trajectories" for name in histograms}  # of the leg in which counting begins
+    most = {name: legs[0][name].copy(data=np.max([leg[name] for leg in legs], 0)) for name in first}
+    return whole.assign(status=legs[-1]["status"], **sums).assign_coords(most)
+
+
+def _add(one: xr.Dataset, other: xr.Dataset) -> xr.Dataset:
+    """Add trajectories that come after."""
+    found = {
+        "trajectories_used": one["trajectories_used"].copy(data=one["trajectories_used"] + other["trajectories_used"])
+    }
+    for what in ("count", "histogram", "sketch"):
+        for name in _named(one, what).values():
+            found[name] = one[name].copy(data=one[name].values + other[name].values)
+    for observable in _named(one, "mean"):
+        kind = "covariance" if f"{observable}_covariance" in one else "variance"
+        count, mean, moment = add_moments(*_moments(one, observable, kind), _moments(other, observable, kind))
+        spread = variances(count, moment)
+        variance = np.diagonal(spread, axis1=-2, axis2=-1) if kind == "covariance" else spread
+        new = {
+            "mean": np.where(count[..., None] > 0, mean, np.nan),
+            "variance": variance,
+            "mean_error": mean_errors(count, variance),
+            "covariance": spread,
+        }
+        names = {what: f"{observable}_{what}" for what in new}
+        found |= {n: one[n].copy(data=new[what].reshape(one[n].shape)) for what, n in names.items() if n in one}
+    for observable, name in _named(one, "quantile").items():
+        sketch, quantile = found[f"{observable}_sketch"], one[name]
+        first = int(one[f"{observable}_key"][0]) if sketch.shape[-1] else 0
+        accuracy, smallest = (float(quantile.attrs[key]) for key in ("relative_accuracy", "counts_as_zero"))
+        again = sketch_quantiles(sketch.values, first, quantile["quantile"].values.tolist(), accuracy, smallest)
+        dims = ("quantile", *sketch.dims[:-1])
+        found[name] = xr.DataArray(again, dims=dims, attrs=quantile.attrs).transpose(*quantile.dims)
+    status = xr.concat([each["status"].reset_coords(drop=True) for each in (one, other)], "trajectory")
+    dealt = [f"{observable}_trajectories" for observable in _named(one, "histogram")]
+    sums = {name: one[name].copy(data=one[name].values + other[name].values) for name in dealt}
+    # The variables that were changed still carry the coordinates of the one part.
+    changed = {name: variable.reset_coords(drop=True) for name, variable in found.items()}
+    return one.drop_vars("status").assign({"status": status, **changed}).assign_coords(sums)
+
+
+def _moments(dataset: xr.Dataset, observable: str, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return count, mean and second moments with the coordinates on one axis."""
+    count = dataset[f"{observable}_count"].values
+    mean = dataset[f"{observable}_mean"].values.reshape(*count.shape, -1)
+    square = (mean.shape[-1],) if kind == "variance" else (mean.shape[-1], mean.shape[-1])
+    spread = dataset[f"{observable}_{kind}"].values.reshape(*count.shape, *square)
+    freedom = np.maximum(count - 1, 0).reshape(*count.shape, *[1] * len(square))
+    return count, np.nan_to_num(mean), np.where(freedom > 0, spread, 0.0) * freedom
+
+
+def _same_keys(parts: Sequence[xr.Dataset]) -> list[xr.Dataset]:
+    """Give sketches of the same observable the same keys."""
+    found = list(parts)
+    for observable, name in _named(parts[0], "sketch").items():
+        key = f"{observable}_key"
+        ends = [(int(part[key][0]), int(part[key][-1])) for part in parts if part.sizes[key]]
+        low, high = min((end[0] for end in ends), default=0), max((end[1] for end in ends), default=-1)
+        for number, part in enumerate(found):
+            first = int(part[key][0]) if part.sizes[key] else low
+            counts = widen(part[name].values, first, low, high)
+            wide = xr.DataArray(counts, dims=part[name].dims, attrs=part[name].attrs)
+            found[number] = part.drop_vars([name, key]).assign({name: wide}).assign_coords({key: range(low, high + 1)})
+    return found
+
+
+def _named(dataset: xr.Dataset, what: str) -> dict[str, str]:
+    """Return the variables that hold a statistic, by observable."""
+    variables = {str(name): variable.attrs for name, variable in dataset.data_vars.items()}
+    return {str(a["observable"]): name for name, a in variables.items() if a.get("statistic") == what}
