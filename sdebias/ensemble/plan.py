@@ -346,7 +346,9 @@ def memory_errors() -> Iterator[None]:
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "alloc" not in str(error) and "memory" not in str(error):
+        # An error that has its remedy stays as it is, even where it speaks of memory.
+        other = isinstance(error, RuntimeError) and "alloc" not in str(error) and "memory" not in str(error)
+        if other or isinstance(error, RunError):
             raise
         raise RunError(
             "simulate: not enough memory; lower trajectories or block_size, save less often, or leave observables out "

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
+import os
+import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import dask
 import numpy as np
+import psutil
 import pytest
 import torch
 import xarray as xr
+from conftest import ROOT
 from distributed import Client, LocalCluster
 
 import sdebias as sb
@@ -24,11 +31,13 @@ from sdebias.ensemble import cluster as clusters
 from sdebias.ensemble import run as runs
 from sdebias.ensemble.cluster import DEATHS, Work, check_scheduler, connect, run_shards
 from sdebias.ensemble.shard import Shard
-from sdebias.errors import DataError, InputError
+from sdebias.ensemble.streams import block_seeds
+from sdebias.errors import DataError, InputError, RunError
 from sdebias.storage import RunDirectory
 
 SDE = sb.SGDSDE(learning_rate=1e-2, batch_size=2, substeps=2)
 ARGUMENTS: dict[str, Any] = {"trajectories": 44, "steps": 80, "save_every": 2, "block_size": 8, "seed": 3}
+LONG = {**ARGUMENTS, "steps": 1200, "save_every": 30}
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +70,11 @@ def assert_same(found: xr.Dataset, wanted: xr.Dataset) -> None:
 
 def simulated(problem: sb.Problem, symmetry: sb.symmetry.Symmetry | None = None, **more: Any) -> xr.Dataset:
     return sb.simulate(problem, SDE, symmetry=symmetry, progress=False, **ARGUMENTS, **more)
+
+
+@functools.cache
+def the_long_one(problem: sb.Problem) -> xr.Dataset:
+    return sb.simulate(problem, SDE, progress=False, **LONG)
 
 
 def prepared(problem: sb.Problem, path: Path, **more: Any) -> tuple[functools.partial[Shard], RunDirectory]:
@@ -210,3 +224,178 @@ def test_a_package_that_is_missing(problem: sb.Problem, tmp_path: Path, monkeypa
 def test_slurm_without_a_description_of_its_jobs(problem: sb.Problem, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="jobqueue.slurm, got no cores and no memory"):
         sb.run(problem, SDE, tmp_path / "run", scheduler="slurm", **ARGUMENTS)
+
+
+# -- deaths --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_a_worker_killed_at_any_moment_loses_nothing(
+    seed: int, workers: LocalCluster, client: Client, problem: sb.Problem, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(seed)
+    processes = list(client.run(os.getpid).values())
+    victim, moment = int(rng.choice(processes)), rng.uniform(0, 2)
+    killer = threading.Timer(moment, lambda: os.kill(victim, signal.SIGKILL))
+    killer.start()
+    scheduler = workers.scheduler_address
+    found = sb.run(problem, SDE, tmp_path / "run", scheduler=scheduler, checkpoint=1e-3, **LONG)
+    killer.join()
+    assert_same(found, the_long_one(problem))
+
+
+@pytest.mark.slow
+def test_a_shard_that_kills_three_workers_ends_the_run(
+    workers: LocalCluster, problem: sb.Problem, tmp_path: Path
+) -> None:
+    """What was finished stays, and the run goes on where the cause is gone."""
+    deadly, marker, deaths = block_seeds(ARGUMENTS["seed"], 6)[2], tmp_path / "deadly", tmp_path / "deaths"
+    marker.touch()
+
+    def initial(count: int, rng: torch.Generator) -> torch.Tensor:
+        if rng.initial_seed() == deadly and marker.exists():
+            with deaths.open("a", encoding="utf-8") as file:
+                file.write("x")
+            os._exit(9)
+        return torch.rand(count, 6, generator=rng, dtype=torch.float64)
+
+    arguments = {**ARGUMENTS, "initial": initial}
+    with pytest.raises(RunError, match=r"trajectories 16 to 24: expected a worker that lives") as caught:
+        sb.run(problem, SDE, tmp_path / "run", scheduler=workers.scheduler_address, **arguments)
+    assert "\n" not in str(caught.value)
+    assert f"sdebias run --resume {tmp_path / 'run'}" in str(caught.value)
+    assert deaths.read_text(encoding="utf-8") == "x" * DEATHS
+    missing = RunDirectory(tmp_path / "run").missing()
+    assert (16, 24) in missing
+    assert len(missing) < 6
+    marker.unlink()
+    found = sb.run(problem, SDE, tmp_path / "run", resume=True, scheduler=workers.scheduler_address, **arguments)
+    assert_same(found, simulated(problem, initial=initial))
+
+
+SCRIPT = """
+import numpy as np
+import sdebias as sb
+from conftest import regression
+from sdebias.ensemble import run as runs
+
+runs.SHARD_NUMBERS = 1
+
+def main():
+    X, y = regression()
+    problem = sb.problems.HadamardRegression(X, y, features=["a", "b", "c"], initial={"p": 1.0, "q": 0.3})
+    sde = sb.SGDSDE(learning_rate=1e-2, batch_size=2, substeps=2)
+    sb.run(problem, sde, OUT, scheduler=SCHEDULER, checkpoint=1e-3, **LONG)
+"""
+
+
+def started(path: Path, scheduler: str, *, guard: bool = True) -> subprocess.Popen[str]:
+    """Start a script that runs `LONG` in a directory."""
+    script = path / "script.py"
+    names = f"OUT, SCHEDULER, LONG = {str(path / 'run')!r}, {scheduler!r}, {LONG!r}\n"
+    script.write_text(SCRIPT + names + ('if __name__ == "__main__":\n    main()\n' if guard else "main()\n"))
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    return subprocess.Popen(
+        [sys.executable, str(script)], env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 80.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def begun(path: Path) -> bool:
+    return (path / "run").is_dir() and any((path / "run").glob("state-*.npz"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_main_process_that_is_stopped_or_killed(number: int, problem: sb.Problem, tmp_path: Path) -> None:
+    """Ctrl-C reaches the workers too: the terminal sends it to all processes."""
+    process = started(tmp_path, "local:2")
+    wait_until(lambda: begun(tmp_path))
+    children = psutil.Process(process.pid).children(recursive=True)
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    if number != signal.SIGKILL:
+        assert f"KeyboardInterrupt: stopped; continue with: sdebias run --resume {tmp_path / 'run'}" in errors
+    assert psutil.wait_procs(children, timeout=20)[1] == []
+    assert 0 < RunDirectory(tmp_path / "run").fraction() < 1
+    found = sb.run(problem, SDE, tmp_path / "run", resume=True, **LONG)
+    assert_same(found, the_long_one(problem))
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_dies_ends_the_run(problem: sb.Problem, tmp_path: Path) -> None:
+    file = tmp_path / "scheduler.json"
+    options = ["--port", "0", "--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", str(file)]
+    dask_cli = [sys.executable, "-m", "dask"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    scheduler = subprocess.Popen([*dask_cli, "scheduler", *options], **quiet)
+    wait_until(lambda: file.exists() and bool(file.read_text()))
+    options = ["--scheduler-file", str(file), "--nthreads", "1", "--no-dashboard", "--death-timeout", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    worker = subprocess.Popen([*dask_cli, "worker", *options], **quiet, env=environment)
+    watch = threading.Thread(target=lambda: (wait_until(lambda: begun(tmp_path)), scheduler.kill()))
+    watch.start()
+    address = json.loads(file.read_text())["address"]
+    try:
+        with pytest.raises(RunError, match="expected a scheduler that lives to the end, got none; what was"):
+            sb.run(problem, SDE, tmp_path / "run", scheduler=address, checkpoint=1e-3, **LONG)
+    finally:
+        watch.join()
+        worker.terminate()
+        scheduler.wait()
+        worker.wait()
+    found = sb.run(problem, SDE, tmp_path / "run", resume=True, **LONG)
+    assert_same(found, the_long_one(problem))
+
+
+@pytest.mark.slow
+def test_a_script_without_its_guard_is_told(tmp_path: Path) -> None:
+    process = started(tmp_path, "local:1", guard=False)
+    _, errors = process.communicate(timeout=80)
+    assert process.returncode != 0
+    assert "put what a script does under if __name__ == '__main__'" in errors.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_jobs_of_slurm_are_workers(problem: sb.Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`sbatch` here starts the job at once, in the background, and `scancel` kills it."""
+    for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytest.importorskip("dask_jobqueue")
+    with dask.config.set(
+        {"jobqueue.slurm.cores": 1, "jobqueue.slurm.memory": "1 GiB", "jobqueue.slurm.interface": "lo"}
+    ):
+        found = sb.run(problem, SDE, tmp_path / "run", scheduler="slurm:2", **ARGUMENTS)
+    assert_same(found, simulated(problem))
+
+
+SBATCH = """#!/bin/sh
+setsid sh "$1" > /dev/null 2>&1 &
+echo "Submitted batch job $!"
+"""
+SCANCEL = """#!/bin/sh
+kill -- "-$1"
+"""
+
+
+@pytest.mark.slow
+def test_the_numbers_do_not_depend_on_how_many_workers_there_are(
+    workers: LocalCluster, client: Client, problem: sb.Problem, tmp_path: Path
+) -> None:
+    for count in (1, 2, 4):
+        workers.scale(count)
+        wait_until(lambda count=count: len(client.nthreads()) == count)
+        found = sb.run(problem, SDE, tmp_path / str(count), scheduler=workers.scheduler_address, **LONG)
+        assert_same(found, the_long_one(problem))
+    workers.scale(2)
