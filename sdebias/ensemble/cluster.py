@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import queue
 import re
+import sys
 import threading
 import time
 import uuid
@@ -38,6 +40,10 @@ TELL = 0.5
 LOOK = 0.2
 PATIENCE = 10.0
 CONNECT = 10.0
+# A terminal sends Ctrl-C to all processes; the main one decides what becomes of it.
+DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+# Of malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 class Work(WorkerPlugin):
@@ -58,6 +64,7 @@ class Work(WorkerPlugin):
     def setup(self, worker: Worker) -> None:
         """Prepare the process: a shard has one thread, so that numbers do not depend on how many there are."""
         torch.set_num_threads(1)
+        _keep_memory()
         self.stop = threading.Event()
 
     def teardown(self, worker: Worker) -> None:
@@ -100,6 +107,18 @@ class Work(WorkerPlugin):
         if found != shard.manifest.identity():
             want, remedy = f"the run directory {shard.folder}", "put it on a disk that all workers share"
             raise DataError(message(f"worker {address}", want, "none, or another", remedy))
+
+
+def _keep_memory() -> None:
+    """Let the C library keep memory that is freed for what is allocated next, as it does where nobody interferes.
+
+    dask starts workers with MALLOC_TRIM_THRESHOLD_ = 64 KiB, at which each intermediate tensor is mapped, touched and
+    unmapped anew: steps then take three times as long.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:  # it is glibc's
+        for parameter, size in ((M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**26)):
+            mallopt(parameter, size)
 
 
 def _versions() -> str:
@@ -164,9 +183,9 @@ class _Run:
 
     def wait(self, stop: threading.Event, told: Report) -> None:
         """Give shards to workers until all have come back; see `run_shards`."""
-        while self.running or (self.waiting and not self.called_off):
-            if self.client.status != "running" or any(future.cancelled() for future in self.running):
-                raise self._error("a scheduler that lives to the end", "none", next(iter(self.running.values())))
+        while self._more():
+            if self.client.status != "running":
+                raise self._lost([*self.running.values(), *self.waiting][0])
             if stop.is_set() or self.failure is not None:
                 self._call_off()
             self._give()
@@ -177,6 +196,12 @@ class _Run:
                     told(*reached)
         if self.failure is not None:
             raise self.failure
+
+    def _more(self) -> bool:
+        """Return whether there is anything to wait for: where the last worker is gone, nobody writes states."""
+        if self.called_off:
+            return bool(self.running) and self._manned()
+        return bool(self.running or self.waiting)
 
     def close(self) -> None:
         """Leave nothing on the workers."""
@@ -199,39 +224,46 @@ class _Run:
         """Have what is under way stop at the end of a segment."""
         if not self.called_off:
             self.called_off = True
-            with suppress(OSError):
+            with suppress(OSError, ValueError):  # a worker that dies at that moment, or a scheduler that is another
                 self.client.unregister_worker_plugin(self.name)
+            self._seen = time.monotonic()
 
     def _give(self) -> None:
         """Give out as many shards as can run: a worker that dies is blamed on all that were waiting there."""
-        slots = sum(self._slots().values())
-        now = time.monotonic()
-        if slots or self.called_off:
-            self._seen = now
-        elif now - self._seen > PATIENCE:
+        slots = self._slots()
+        if not self.called_off and not self._manned():
             log.warning("no worker for %.0f s; waiting for one", PATIENCE)
-            self._seen = now + 59 * PATIENCE
+            self._seen = time.monotonic() + 59 * PATIENCE
         while self.waiting and len(self.running) < slots and not self.called_off:
             bounds = self.waiting.popleft()
             future = self.client.submit(_run_shard, self.name, bounds, pure=False)
             self.running[future] = bounds
             future.add_done_callback(self.inbox.put)
 
-    def _slots(self) -> dict[str, int]:
-        try:
-            slots: dict[str, int] = self.client.nthreads()
-        except (OSError, RuntimeError, ValueError):
-            return {}  # the scheduler is going, which the status of the client will say
+    def _slots(self) -> int:
+        """Return how many shards the workers can run at once."""
+        slots = 0
+        with suppress(OSError, RuntimeError, ValueError):  # the scheduler is going, as the client's status will say
+            slots = sum(self.client.nthreads().values())
+        if slots:
+            self._seen = time.monotonic()
         return slots
+
+    def _manned(self) -> bool:
+        """Return whether there has been a worker of late."""
+        return time.monotonic() - self._seen < PATIENCE
 
     def _take(self, future: Future) -> Reached | None:
         """Take back a shard, and return what it last told."""
         bounds = self.running.pop(future)
+        if future.cancelled():
+            raise self._lost(bounds)
         try:
             finished, reached = future.result()
         except Exception as error:
             if isinstance(error, KilledWorker):
-                error = self._error(f"a worker that lives until it is done, {DEATHS} at most", error, bounds)
+                died = f"{error.allowed_failures + 1} that died, the last at {error.last_worker.address}"
+                error = self._error("a worker that lives until it is done", died, bounds)
             self.failure = self.failure or error
             return None
         if finished:
@@ -244,6 +276,9 @@ class _Run:
                 self.failure = self._error("a worker that stays until it is done", f"{DEATHS} that closed", bounds)
         told: Reached | None = reached
         return told
+
+    def _lost(self, bounds: Bounds) -> RunError:
+        return self._error("a scheduler that lives to the end", "none", bounds)
 
     def _error(self, want: str, got: object, bounds: Bounds) -> RunError:
         what = f"trajectories {bounds[0]} to {bounds[1]}"
@@ -308,7 +343,7 @@ def connect(scheduler: str, problem: Problem) -> Iterator[Client]:
 def _start_local(count: int | None, problem: Problem) -> Any:
     """Start processes on this machine."""
     options: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}
-    options |= {"silence_logs": logging.CRITICAL}
+    options |= {"silence_logs": logging.CRITICAL, "preload": [DEAF]}
     make: Any
     if problem.device.type == "cuda":
         try:

@@ -337,7 +337,7 @@ def test_a_scheduler_that_dies_ends_the_run(problem: sb.Problem, tmp_path: Path)
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     scheduler = subprocess.Popen([*dask_cli, "scheduler", *options], **quiet)
     wait_until(lambda: file.exists() and bool(file.read_text()))
-    options = ["--scheduler-file", str(file), "--nthreads", "1", "--no-dashboard", "--death-timeout", "1"]
+    options = ["--scheduler-file", str(file), "--nthreads", "1", "--no-dashboard", "--death-timeout", "20"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     worker = subprocess.Popen([*dask_cli, "worker", *options], **quiet, env=environment)
     watch = threading.Thread(target=lambda: (wait_until(lambda: begun(tmp_path)), scheduler.kill()))
@@ -381,7 +381,7 @@ def test_jobs_of_slurm_are_workers(problem: sb.Problem, tmp_path: Path, monkeypa
 
 
 SBATCH = """#!/bin/sh
-setsid sh "$1" > /dev/null 2>&1 &
+setsid sh -c "$(cat "$1")" > /dev/null 2>&1 &
 echo "Submitted batch job $!"
 """
 SCANCEL = """#!/bin/sh
