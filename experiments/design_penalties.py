@@ -1,6 +1,6 @@
 """Fourteen penalties, each designed and held against its law with the same automatic settings.
 
-``python -m experiments.design_penalties`` prints the table of docs/design.md and draws its figure.
+``python -m experiments.design_penalties`` prints the table of docs/design/penalties.md and draws its figure.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Planted structure from too few measurements: designed parameterisations against the plain model.
 
-``python -m experiments.design_recovery`` prints the table of docs/design_structure.md and draws its figure.
+``python -m experiments.design_recovery`` prints the table of docs/design/structure.md and draws its figure.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Designed biases against the explicit penalties that they stand for, over the whole path and over seeds.
 
-``python -m experiments.design_tasks`` writes the tables of docs/design_practice.md and draws its figures; with
+``python -m experiments.design_tasks`` writes the tables of docs/design/practice.md and draws its figures; with
 ``--scale smoke`` it prints those of few seeds and writes nothing there. It needs scikit-learn:
 ``pip install sdebias[peers]``. The tasks:
 
@@ -298,12 +298,12 @@ def main(scale: Scale = "full") -> None:
     Parameters
     ----------
     scale
-        full also renews docs/design_practice.md and its figures; smoke draws into results/design_tasks.
+        full also renews docs/design/practice.md and its figures; smoke draws into results/design_tasks.
     """
     full = scale == "full"
     figures = ROOT / "docs" / "figures" if full else ROOT / "results" / "design_tasks"
     figures.mkdir(parents=True, exist_ok=True)
-    page = ROOT / "docs" / "design_practice.md"
+    page = ROOT / "docs" / "design" / "practice.md"
     for name, task in TASKS.items():
         data = task.splits(SEEDS[scale])
         paths = task.paths(data, scale)

@@ -44,7 +44,8 @@ def table(summaries: Sequence[dict[str, Any]]) -> str:
                 agreement += f" ({notes.index(one.explanation) + 1})"
             ours = f"{one.median:.4g} [{one.lower:.4g}, {one.upper:.4g}]"
             known = "–" if one.published is None else f"{one.published:.4g}"
-            lines.append(f"| {summary['figure']} | {one.quantity} | {known} | {ours} | {one.seeds} | {agreement} |")
+            quantity = one.quantity.replace("|", r"\|")
+            lines.append(f"| {summary['figure']} | {quantity} | {known} | {ours} | {one.seeds} | {agreement} |")
     numbered = [f"{number}. {note}" for number, note in enumerate(notes, start=1)]
     return "\n".join([*lines, "", *numbered])
 

@@ -16,10 +16,14 @@ from .dynamics import schedule as schedule
 from .ensemble import statistics as statistics
 from .ensemble.run import run as run
 from .ensemble.simulate import simulate as simulate
+from .ensemble.training import join_runs as join_runs
+from .ensemble.training import record as record
 from .laws import compare_law as compare_law
 from .laws import compare_samples as compare_samples
 from .moments import compare_moments as compare_moments
 from .prediction import effective_loss as effective_loss
+from .prediction import gram_spectrum as gram_spectrum
+from .prediction import landscape as landscape
 from .prediction import noise_equilibrium as noise_equilibrium
 from .prediction import predict_orbit_drift as predict_orbit_drift
 from .prediction import predict_relaxation as predict_relaxation

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ import xarray as xr
 
 from .dynamics import DYNAMICS, Dynamics
 from .errors import ConfigError, DataError, DeviceError, InputError, check_choice, check_count, message, nearest
+from .imports import check_allowed, import_function
 from .problems import MODELS, Problem, Regression, WeightDecay
 from .storage import find_run, open_dataset
 from .symmetry import GROUPS, DiscoveredSymmetry, FromAction, FromFields, Product, Symmetry, from_spec
@@ -33,7 +35,9 @@ class RunSettings:
     save_every, seed, block_size, memory, compile : optional
         As in `sdebias.simulate`.
     save : list of str, optional
-        Observables to keep.
+        Observables to keep; one's own functions as ``module:function``.
+    statistics : list of str or table, optional
+        Statistics to keep instead of trajectories, as in `sdebias.simulate`.
     dtype : {"float64", "float32"}
     device : str
         ``cpu``, ``cuda``, ``cuda:N`` or ``auto`` (cuda where there is one).
@@ -48,7 +52,8 @@ class RunSettings:
     block_size: int | None = None
     memory: int | str | None = None
     compile: bool | None = None
-    save: list[str] | None = None
+    save: list[Any] | None = None
+    statistics: list[Any] | None = None
     dtype: str = "float64"
     device: str = "cpu"
     out: str = "results"
@@ -62,7 +67,7 @@ class RunSettings:
 
     def simulate_arguments(self) -> dict[str, Any]:
         """Return the arguments of `sdebias.simulate` that these settings hold."""
-        names = ("trajectories", "steps", "save_every", "seed", "block_size", "memory", "compile", "save")
+        names = ("trajectories", "steps", "save_every", "seed", "block_size", "memory", "compile", "save", "statistics")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
@@ -77,7 +82,9 @@ class Run:
     settings: RunSettings
 
 
-def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Run:
+def load(
+    path: Path, overrides: Mapping[str, Any] | None = None, *, allow_import: Collection[str] | bool = False
+) -> Run:
     """Build a run from a TOML file, or from an ensemble file or a run directory, which hold configuration and data.
 
     Parameters
@@ -85,6 +92,8 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Run:
     path : Path
     overrides : mapping, optional
         Values of ``[run]`` that replace those of the file; None leaves the file's.
+    allow_import : collection of str or bool
+        Functions, as ``module:function``, that the file may name; True for all. Without, a file is data only.
 
     Returns
     -------
@@ -100,15 +109,63 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Run:
         If the device is not there.
     """
     table, data = _read(path)
+    if data is not None and "initial" in table["run"]:
+        raise ConfigError(f"{path}: its initial states were given in a call; run it from Python with them")
     _check_keys(path, "", table, ("problem", "symmetry", "dynamics", "run"), ("problem", "symmetry", "dynamics", "run"))
     for name, section in table.items():
         if not isinstance(section, dict):
             raise ConfigError(f"{path}: " + message(name, f"a table [{name}]", repr(section), "write it as a table"))
     changes = {key: value for key, value in (overrides or {}).items() if value is not None}
     settings = _build(path, "run", RunSettings, {**table["run"], **changes})
-    problem = _problem(path, dict(table["problem"]), data, settings)
-    symmetry = _symmetry(path, table["symmetry"], problem)
+    settings = dataclasses.replace(settings, save=_functions(path, settings.save, allow_import))
+    problem = _problem(path, table["problem"], data).to(resolve_device(settings.device), DTYPES[settings.dtype])
+    symmetry = _symmetry(path, table["symmetry"], problem, allow_import)
+    if not symmetry.bind(problem).charge_labels:
+        raise ConfigError(f"{path} [symmetry]: {symmetry!r} has no charges, so there is no orbit drift to compare")
     return Run(path, problem, symmetry, _dynamics(path, table["dynamics"]), settings)
+
+
+def rebuild(ensemble: xr.Dataset, *, allow_import: Collection[str] | bool = False) -> tuple[Problem, Symmetry | None]:
+    """Return problem and symmetry of an ensemble, from the configuration and the data that it holds, on the CPU.
+
+    Parameters
+    ----------
+    ensemble : xr.Dataset
+        From `sdebias.simulate`, in memory or opened from its file.
+    allow_import : collection of str or bool
+        As in `load`.
+
+    Returns
+    -------
+    problem : Problem
+    symmetry : Symmetry or None
+        None where the ensemble was simulated without.
+
+    Raises
+    ------
+    ConfigError
+        If it holds no configuration, or one of a model that is not in `sdebias.problems.MODELS`.
+    DataError
+        If the data are not there or malformed.
+    """
+    path = Path(str(ensemble.encoding.get("source", "dataset")))
+    table = _stored(path, _configuration(ensemble), "dynamics")
+    dtype = check_choice("dtype", str(table["run"].get("dtype", "float64")), list(DTYPES), ConfigError)
+    problem = _problem(path, table["problem"], ensemble).to(dtype=DTYPES[dtype])
+    symmetry = _symmetry(path, table["symmetry"], problem, allow_import) if "symmetry" in table else None
+    return problem, symmetry
+
+
+def _functions(path: Path, save: list[Any] | None, allow_import: Collection[str] | bool) -> list[Any] | None:
+    """Return what is to be saved, functions that are named as ``module:function`` imported."""
+    if not isinstance(save, list):
+        return save
+    named = [entry for entry in save if isinstance(entry, str) and ":" in entry]
+    try:
+        check_allowed(named, allow_import)
+        return [import_function(entry) if entry in named else entry for entry in save]
+    except InputError as error:
+        raise ConfigError(f"{path} [run]: save: {error}") from None
 
 
 def resolve_device(name: str) -> torch.device:
@@ -139,28 +196,29 @@ def _read(path: Path) -> tuple[dict[str, Any], xr.Dataset | None]:
     if path.suffix == ".nc":
         with open_dataset(path) as dataset:
             dataset.load()
-        try:
-            table = json.loads(dataset.attrs["config_json"])
-        except (KeyError, TypeError, ValueError):
-            table = None
-        return _stored(path, table, path.stem), dataset
+        return _stored(path, _configuration(dataset), path.stem), dataset
     try:
         return tomllib.loads(path.read_text(encoding="utf-8")), None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(message(str(path), "valid TOML", str(error), "correct that line")) from None
 
 
+def _configuration(ensemble: xr.Dataset) -> Any:
+    """Return the configuration that an ensemble holds, None where it holds none."""
+    try:
+        return json.loads(ensemble.attrs["config_json"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
 def _stored(path: Path, table: Any, name: str) -> dict[str, Any]:
     """Return the configuration that was stored with an ensemble, whose dynamics get a name."""
     try:
         found = {**table, "dynamics": {name: table["dynamics"]}}
-        run = dict(table["run"])
+        found |= {section: dict(table[section]) for section in ("problem", "run")}
     except (KeyError, TypeError, ValueError):
         remedy = "run from the original TOML file"
         raise ConfigError(message(str(path), "a file that holds its configuration", "none", remedy)) from None
-    for key, what in {"initial": "initial states", "functions": "functions of save"}.items():
-        if key in run:
-            raise ConfigError(f"{path}: its {what} were given in a call; run it from Python with them")
     return found
 
 
@@ -205,7 +263,7 @@ def _dynamics(path: Path, table: Mapping[str, Any]) -> dict[str, Dynamics]:
     return found
 
 
-def _symmetry(path: Path, section: dict[str, Any], problem: Problem) -> Symmetry:
+def _symmetry(path: Path, section: dict[str, Any], problem: Problem, allow_import: Collection[str] | bool) -> Symmetry:
     group = _named(path, "symmetry", "group", section, GROUPS)
     content = "factors" if group is Product else "parameters"
     if group not in (FromAction, FromFields, DiscoveredSymmetry):
@@ -215,16 +273,14 @@ def _symmetry(path: Path, section: dict[str, Any], problem: Problem) -> Symmetry
             got = repr(section[content])
             raise ConfigError(f"{path} [symmetry]: " + message(content, "a list", got, remedy))
     try:
-        symmetry = from_spec(section)
-        bound = symmetry.bind(problem)
+        symmetry = from_spec(section, allow_import=allow_import)
+        symmetry.bind(problem)
     except InputError as error:
         raise type(error)(f"{path} [symmetry]: {error}") from None
-    if not bound.charge_labels:
-        raise ConfigError(f"{path} [symmetry]: {symmetry!r} has no charges, so there is no orbit drift to compare")
     return symmetry
 
 
-def _problem(path: Path, section: dict[str, Any], data: xr.Dataset | None, settings: RunSettings) -> Problem:
+def _problem(path: Path, section: dict[str, Any], data: xr.Dataset | None) -> Problem:
     model = _named(path, "problem", "model", section, MODELS)
     section = _without(section, "model")
     decay = section.pop("weight_decay", None)
@@ -238,7 +294,7 @@ def _problem(path: Path, section: dict[str, Any], data: xr.Dataset | None, setti
         problem = _build(path, "problem", model, {**section, **_arrays(path, model, section, data)})
     if decay is not None:
         problem = _build(path, "problem", WeightDecay, {"problem": problem, "weight_decay": decay})
-    return problem.to(resolve_device(settings.device), DTYPES[settings.dtype])
+    return problem
 
 
 def _arrays(path: Path, model: type[Problem], section: Mapping[str, Any], data: xr.Dataset) -> dict[str, Any]:

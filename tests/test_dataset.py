@@ -65,4 +65,4 @@ class TestRefusals:
 
 
 def test_the_documentation_shows_the_schema() -> None:
-    assert schema_table() in (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    assert schema_table() in (ROOT / "docs" / "reference" / "data.md").read_text(encoding="utf-8")

@@ -13,3 +13,4 @@ Files = Positional[Annotated[tuple[Path, ...], arg(metavar="FILE [FILE ...]", he
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 Text = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
 OptionalPath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
+Imports = Annotated[tuple[str, ...], arg(metavar="MODULE:FUNCTION", help_behavior_hint="")]

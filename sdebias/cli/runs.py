@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,10 +16,11 @@ from ..ensemble.run import CHECKPOINT, prepare
 from ..ensemble.run import run as simulate_in
 from ..errors import InputError, OutputError, check_count, check_positive, message
 from ..plotting import plot_orbit_drift
+from ..report import comparison_text
 from ..storage import check_outputs, find_runs, is_run, merge, remove_run
 from ..storage.progress import describe_run
-from .options import Flag, Number, OptionalPath, Text
-from .report import compare_ensemble, report
+from .options import Flag, Imports, Number, OptionalPath, Text
+from .report import compare_ensemble, summary
 
 FIGURE = "orbit_drift.png"
 Seconds = Annotated[float, arg(metavar="SECONDS")]
@@ -81,6 +82,8 @@ class RunCommand:
     """CPU threads; results do not depend on it."""
     overwrite: Flag = False
     """Remove runs that exist."""
+    allow_import: Imports = ()
+    """Functions that the configuration may name; importing one runs its module."""
 
     def __call__(self) -> int:
         """Run, and return the exit code."""
@@ -97,7 +100,11 @@ class RunCommand:
         """Return the jobs of a run that is begun, after looking for room for them."""
         if self.config is None:
             raise InputError(message("CONFIG", "a TOML file", "none", "name it, or continue a run with --resume"))
-        run = config.load(self.config, {**self._changes(), "out": None if self.out is None else str(self.out)})
+        run = config.load(
+            self.config,
+            {**self._changes(), "out": None if self.out is None else str(self.out)},
+            allow_import=self.allow_import,
+        )
         folder = Path(run.settings.out)
         arguments = {"symmetry": run.symmetry, **run.settings.simulate_arguments()}
         jobs = [Job(name, folder / name, run, arguments) for name in run.dynamics]
@@ -123,8 +130,8 @@ class RunCommand:
             )
         runs = find_runs(folder)
         if self.config is None:
-            return [_stored_job(name, directory.path) for name, directory in runs.items()]
-        run = config.load(self.config)
+            return [_stored_job(name, directory.path, self.allow_import) for name, directory in runs.items()]
+        run = config.load(self.config, allow_import=self.allow_import)
         arguments = {"symmetry": run.symmetry, **run.settings.simulate_arguments()}
         return [Job(name, folder / name, run, arguments) for name in run.dynamics]
 
@@ -143,6 +150,8 @@ class ExtendCommand:
     """Seconds between states of blocks that take long."""
     threads: Number = None
     """CPU threads; results do not depend on it."""
+    allow_import: Imports = ()
+    """Functions that the configuration may name; importing one runs its module."""
 
     def __call__(self) -> int:
         """Extend, and return the exit code."""
@@ -151,7 +160,7 @@ class ExtendCommand:
         more = {name: check_count(name, count) for name, count in added.items() if count is not None}
         if not more:
             raise InputError("extend: expected --trajectories N or --steps K, got neither; say what to add")
-        jobs = [_stored_job(name, run.path, more) for name, run in find_runs(self.folder).items()]
+        jobs = [_stored_job(name, run.path, self.allow_import, more) for name, run in find_runs(self.folder).items()]
         return _simulate(jobs, self.folder, self.checkpoint, merged=False)
 
 
@@ -187,9 +196,9 @@ class MergeCommand:
         return 0
 
 
-def _stored_job(name: str, folder: Path, more: Mapping[str, int] | None = None) -> Job:
+def _stored_job(name: str, folder: Path, allowed: Sequence[str], more: Mapping[str, int] | None = None) -> Job:
     """Return the job of a run that was begun, with so many trajectories and steps more."""
-    run = config.load(folder)
+    run = config.load(folder, allow_import=allowed)
     arguments = {"symmetry": run.symmetry, **run.settings.simulate_arguments()}
     arguments |= {key: arguments[key] + count for key, count in (more or {}).items()}
     return Job(name, folder, run, arguments)
@@ -209,10 +218,15 @@ def _simulate(jobs: list[Job], root: Path, checkpoint: float, *, merged: bool) -
         files.append(job.folder)
         if merged:
             files.append(merge(job.folder, job.folder.with_suffix(".nc"), overwrite=True))
-        comparisons[job.name] = compare_ensemble(ensemble, job.run)
-    print(report(comparisons))
-    plot_orbit_drift(list(comparisons.values())).savefig(root / FIGURE)
-    for file in (*files, root / FIGURE):
+        if ensemble.attrs["kind"] == "statistics":
+            print(summary(job.name, ensemble))
+        else:
+            comparisons[job.name] = compare_ensemble(ensemble, job.run)
+    if comparisons:
+        print(comparison_text(comparisons))
+        files.append(root / FIGURE)
+        plot_orbit_drift(list(comparisons.values())).savefig(files[-1])
+    for file in files:
         print(file)
     return 0
 

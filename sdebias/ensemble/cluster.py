@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager, suppress
 from typing import Any, TypeAlias
 
@@ -24,11 +24,11 @@ from ..errors import DataError, InputError, RunError, message
 from ..problems.base import Problem
 from ..storage import RunDirectory
 from .plan import memory_errors, workers
+from .run import Bounds, Make
 from .shard import Report, Shard
 
 log = logging.getLogger("sdebias")
 
-Bounds: TypeAlias = tuple[int, int]
 # What a shard last told: see `Report`.
 Reached: TypeAlias = tuple[int, int, int]
 
@@ -52,12 +52,12 @@ class Work(WorkerPlugin):
     Parameters
     ----------
     make : callable
-        From the bounds of a shard to the shard: the plan, and with it compiled steps, are there once in a process.
+        From bounds and files to a shard: the plan, and with it compiled steps, are there once in a process.
     topic : str
         Of the messages about progress.
     """
 
-    def __init__(self, make: Callable[[Bounds], Shard], topic: str) -> None:
+    def __init__(self, make: Make, topic: str) -> None:
         self.make, self.topic = make, topic
         self.versions = _versions()
 
@@ -81,8 +81,8 @@ class Work(WorkerPlugin):
         RunError
             As by `Shard.run`.
         """
-        shard = self.make(bounds)
-        self._check(shard, worker.address)
+        directory = self._check(self.make(bounds, []), worker.address)
+        shard = self.make(bounds, directory.by_shard().get(bounds, []))
         reached: Reached | None = None
         told = 0.0
 
@@ -96,17 +96,17 @@ class Work(WorkerPlugin):
         with memory_errors():
             return shard.run(self.stop, report), reached
 
-    def _check(self, shard: Shard, address: str) -> None:
+    def _check(self, shard: Shard, address: str) -> RunDirectory:
+        """Return the directory as this process sees it."""
         if self.versions != (here := _versions()):
             remedy = "install the same on every worker"
             raise DataError(message(f"worker {address}", self.versions, here, remedy))
-        try:
-            found = RunDirectory(shard.folder).manifest.identity()
-        except DataError:
-            found = "none"
-        if found != shard.manifest.identity():
-            want, remedy = f"the run directory {shard.folder}", "put it on a disk that all workers share"
-            raise DataError(message(f"worker {address}", want, "none, or another", remedy))
+        with suppress(DataError):
+            directory = RunDirectory(shard.folder)
+            if directory.manifest.identity == shard.manifest.identity:
+                return directory
+        want, remedy = f"the run directory {shard.folder}", "put it on a disk that all workers share"
+        raise DataError(message(f"worker {address}", want, "none, or another", remedy))
 
 
 def _keep_memory() -> None:
@@ -132,9 +132,7 @@ def _run_shard(name: str, bounds: Bounds) -> tuple[bool, Reached | None]:
     return work.run(bounds, worker) if isinstance(work, Work) else (False, None)
 
 
-def run_shards(
-    client: Client, make: Callable[[Bounds], Shard], pending: Sequence[Bounds], stop: threading.Event, told: Report
-) -> None:
+def run_shards(client: Client, make: Make, pending: Collection[Bounds], stop: threading.Event, told: Report) -> None:
     """Run shards on the workers of a client, one on each of their threads.
 
     Where a worker dies, dask gives its shard to another, which goes on from the last state. `stop` has the shards that
@@ -144,8 +142,8 @@ def run_shards(
     ----------
     client : distributed.Client
     make : callable
-        From the bounds of a shard to the shard; it travels to the workers.
-    pending : sequence of (int, int)
+        From bounds and files to a shard; it travels to the workers, which look for the files themselves.
+    pending : collection of (int, int)
         Bounds of the shards.
     stop : threading.Event
     told : callable
@@ -167,7 +165,7 @@ def run_shards(
 class _Run:
     """Shards that wait, those that workers have, and what has come back."""
 
-    def __init__(self, client: Client, make: Callable[[Bounds], Shard], pending: Sequence[Bounds]) -> None:
+    def __init__(self, client: Client, make: Make, pending: Collection[Bounds]) -> None:
         self.client, self.make = client, make
         self.waiting = deque(pending)
         self.running: dict[Future, Bounds] = {}
@@ -175,7 +173,7 @@ class _Run:
         self.failure: Exception | None = None
         self.inbox: queue.SimpleQueue[Future | Reached] = queue.SimpleQueue()
         # One name for one directory: what an earlier process that was killed has left at work on it ends here.
-        self.name, self.topic = f"sdebias {make(pending[0]).folder}", uuid.uuid4().hex
+        self.name, self.topic = f"sdebias {make(self.waiting[0], []).folder}", uuid.uuid4().hex
         self.called_off = False
         self._seen = time.monotonic()
         client.subscribe_topic(self.topic, lambda event: self.inbox.put(tuple(event[1])))
@@ -283,7 +281,7 @@ class _Run:
     def _error(self, want: str, got: object, bounds: Bounds) -> RunError:
         what = f"trajectories {bounds[0]} to {bounds[1]}"
         remedy = "what was finished stays; look at the memory and the log of the workers, then continue with "
-        return RunError(message(what, want, got, f"{remedy}sdebias run --resume {self.make(bounds).folder}"))
+        return RunError(message(what, want, got, f"{remedy}sdebias run --resume {self.make(bounds, []).folder}"))
 
 
 def check_scheduler(scheduler: str) -> tuple[str, int | None]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..dataset import COORDINATES, PATH, SCHEMA
 from ..errors import InputError, check_choice, message
+from ..imports import import_path
 from ..problems.base import Problem
 from ..symmetry import Symmetry
 
@@ -48,6 +49,11 @@ class Observable:
     def __call__(self, theta: Tensor) -> Tensor:
         """Return the values at θ."""
         return self.function(theta)
+
+    @property
+    def source(self) -> str:
+        """How a configuration names it: by its name, or a function of the user's as ``module:function``."""
+        return self.name if self.name in OBSERVABLES else import_path(self.function)
 
 
 def canonical(name: str) -> str:

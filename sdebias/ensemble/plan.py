@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from ..dataset import DIVERGENCE_THRESHOLD, config_attributes, make_dataset
 from ..dynamics.base import Dynamics
 from ..dynamics.schedule import Schedule
 from ..dynamics.walk import Walk
-from ..errors import InputError, RunError, check_count, check_finite, message
+from ..errors import InputError, RunError, SdebiasError, check_count, check_finite, message
 from ..problems.base import Problem
 from ..storage import Manifest
 from ..symmetry import Symmetry, check_invariance
@@ -145,7 +146,7 @@ class Plan:
         of_run: dict[str, str | int | float] = {
             **manifest.provenance,
             "compile": int(self.compile),
-            "identity": manifest.identity(),
+            "identity": manifest.identity,
         }
         return self._label(record, first, since, of_run, {})
 
@@ -234,14 +235,15 @@ def make_plan(
         work = sizes.numbers * trajectories * steps * dynamics.substeps
         compile = problem.device.type == "cuda" or work > COMPILE_NUMBERS  # a CUDA graph costs no compiler
     settings: dict[str, Any] = {"trajectories": trajectories, "steps": steps, "save_every": grid[1], "seed": seed}
-    settings |= {"block_size": sizes.block, "compile": compile, "save": list(observables)}
+    settings |= {"block_size": sizes.block, "compile": compile, "save": [one.source for one in observables.values()]}
     if chosen:
         settings["statistics"] = [statistic.spec() for statistic in chosen]
-    if not all(isinstance(entry, str) for entry in save or ()):
-        settings["functions"] = "given in the call"
     settings |= {"dtype": dtype_name(problem.dtype), "device": str(problem.device)}
     if initial is not None:
-        settings["initial"] = "given in the call"
+        # A run that goes on must go on with the same; the first trajectory tells.
+        rng = torch.Generator(problem.device).manual_seed(block_seeds(seed, 1)[0])
+        first = start(0, sizes.block, rng)[..., 0, :].cpu().numpy()
+        settings["initial"] = f"given in the call ({hashlib.sha256(first.tobytes()).hexdigest()[:16]})"
     return Plan(
         problem, dynamics, symmetry, observables, chosen, trajectories, grid, seed, start, sizes, compile, settings
     )
@@ -345,10 +347,10 @@ def memory_errors() -> Iterator[None]:
     """Turn the ways in which memory runs out into one error with a remedy."""
     try:
         yield
+    except SdebiasError:
+        raise
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-        # An error that has its remedy stays as it is, even where it speaks of memory.
-        other = isinstance(error, RuntimeError) and "alloc" not in str(error) and "memory" not in str(error)
-        if other or isinstance(error, RunError):
+        if isinstance(error, RuntimeError) and "alloc" not in str(error) and "memory" not in str(error):
             raise
         raise RunError(
             "simulate: not enough memory; lower trajectories or block_size, save less often, or leave observables out "

@@ -10,19 +10,20 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypedDict, Unpack, cast
+from typing import Any, TypeAlias, TypedDict, Unpack, cast
 
 import xarray as xr
 
+from ..dataset import data_attributes
 from ..dynamics.base import Dynamics
 from ..errors import DataError, InputError, check_positive, message
 from ..problems.base import Problem
 from ..provenance import provenance
 from ..storage import Manifest, RunDirectory, check_outputs, check_same, open_dataset
 from ..storage.directory import LOG, MANIFEST
-from ..storage.parts import find_parts
+from ..storage.parts import Part
 from ..storage.progress import Progress
 from ..symmetry import Symmetry
 from .observables import Function
@@ -36,12 +37,17 @@ log = logging.getLogger("sdebias")
 
 # Work of a shard, in numbers written: about a second, of which writing a file takes little.
 SHARD_NUMBERS = 2**30
+# Shards above which they become larger instead: each is a file, or more, to be listed and opened.
+SHARDS = 2**11
 # Results of a shard that are held in memory before they are written.
 LEG_BYTES = 2**28
 CHECKPOINT = 30.0
 
-# From bounds to a shard, bounds, what stops it, and what is told → runs all of them.
-Execute = Callable[[Callable[[tuple[int, int]], Shard], Sequence[tuple[int, int]], threading.Event, Report], None]
+Bounds: TypeAlias = tuple[int, int]
+# (bounds of a shard, its files) → the shard.
+Make: TypeAlias = Callable[[Bounds, Sequence[Part]], Shard]
+# (make, shards to do with their files, what stops them, what is told) → runs them.
+Execute: TypeAlias = Callable[[Make, Mapping[Bounds, Sequence[Part]], threading.Event, Report], None]
 
 
 class Arguments(TypedDict, total=False):
@@ -112,7 +118,8 @@ def run(
         If memory or disk run out, another process is at work on the directory, or workers die again and again. What
         was finished stays.
     KeyboardInterrupt
-        After an interruption (SIGINT, SIGTERM), once the state is written. A second one acts at once.
+        After an interruption (SIGINT, SIGTERM), once the state is written. A second one does not wait for that where
+        one worker runs; where several do, it waits for the end of their segments.
     """
     path = Path(out)
     check_positive("checkpoint", checkpoint)
@@ -123,12 +130,13 @@ def run(
             directory.sweep()
             total = plan.instances * plan.trajectories * plan.grid[-1]
             with progress_bar(progress, total, type(dynamics).__name__) as bar, Progress(directory, bar) as told:
-                pending = directory.missing()
+                files = directory.by_shard()
+                pending = {bounds: files.get(bounds, []) for bounds in directory.missing()}
                 log.info("%d of %d shards to do", len(pending), len(directory.manifest.shards))
-                make = functools.partial(Shard, plan, path.absolute(), directory.manifest, checkpoint=checkpoint)
+                make = functools.partial(Shard, plan, RunDirectory(path.absolute()), checkpoint=checkpoint)
                 with memory_errors():
                     execute(make, pending, stop, told)
-            if directory.missing():
+            if stop.is_set():
                 raise KeyboardInterrupt(f"stopped; continue with: sdebias run --resume {path}")
     return open_dataset(path, verify=False)
 
@@ -147,18 +155,19 @@ def prepare(
         directory = RunDirectory(path)
         plan = planned(problem, dynamics, directory.manifest, **arguments)
         check_same(path, directory.manifest.config, _plain(plan.config()))
-        if not _data(problem).equals(directory.data().drop_attrs()):
+        if not _data(problem).equals(directory.data()):
             remedy = "give the data that it was begun with, or choose another directory"
             raise DataError(message(str(path), "the data of the run", "others", remedy))
-        grown = _extended(plan, directory.manifest)
-        _check_room(plan, path, grown)
+        grown = _extended(plan, directory.manifest, arguments.get("memory"))
+        _warn_of_versions(directory)
+        _check_room(plan, path, grown, directory.size())
         if grown != directory.manifest:
             with directory.locked():
                 directory.grow(grown)
         return directory
     plan = planned(problem, dynamics, None, **arguments)
     manifest = _manifest(plan, arguments.get("memory"))
-    _check_room(plan, path, manifest)
+    _check_room(plan, path, manifest, there=0)
     return RunDirectory.create(path, manifest, _data(problem))
 
 
@@ -179,18 +188,31 @@ def planned(problem: Problem, dynamics: Dynamics, manifest: Manifest | None, **a
 
 def _manifest(plan: Plan, memory: int | str | None) -> Manifest:
     """Return what the directory of a new run shall hold."""
-    sizes, steps = plan.sizes, plan.grid[-1]
+    shards, legs = _pieces(plan, memory, [], [])
+    return Manifest(_plain(plan.config()), provenance(), "", plan.sizes.chunk, shards, legs)
+
+
+def _pieces(
+    plan: Plan, memory: int | str | None, shards: list[tuple[int, int]], legs: list[tuple[int, int]]
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Return ranges of trajectories and of saves: those that are there, and more up to the ends of the plan."""
+    block, saves = plan.sizes.block, len(plan.grid)
     room = LEG_BYTES if memory is None else min(LEG_BYTES, parse_memory(memory) // (2 * workers(plan.problem)))
-    work = sizes.numbers * sizes.block * steps * plan.dynamics.substeps
-    blocks = max(1, min(SHARD_NUMBERS // work, room // plan.result_bytes(sizes.block, len(plan.grid))))
-    segments = max(1, room // plan.result_bytes(sizes.block, SAVES_PER_SEGMENT))
-    shards = _ranges(0, plan.trajectories, blocks * sizes.block)
-    legs = _ranges(1, len(plan.grid), segments * SAVES_PER_SEGMENT)
-    legs[0] = (0, legs[0][1])  # the start is saved with the first leg
-    return Manifest(_plain(plan.config()), provenance(), "", sizes.chunk, shards, legs)
+    work = max(plan.sizes.numbers * block * plan.grid[-1] * plan.dynamics.substeps, 1)
+    blocks = max(
+        1, min(max(SHARD_NUMBERS // work, plan.blocks // SHARDS), room // max(plan.result_bytes(block, saves), 1))
+    )
+    # A block that was not used up is walked again, alone, for the trajectories that it has left.
+    begun = shards[-1][1] if shards else 0
+    whole = min(-(-begun // block) * block, plan.trajectories)
+    shards = [*shards, *_ranges(begun, whole, block), *_ranges(whole, plan.trajectories, blocks * block)]
+    widest = max(last - first for first, last in shards)
+    segments = -(-room // max(plan.result_bytes(widest, SAVES_PER_SEGMENT), 1))
+    legs = [*legs, *_ranges(legs[-1][1] if legs else 1, saves, segments * SAVES_PER_SEGMENT)]
+    return shards, [(0, legs[0][1]), *legs[1:]]  # the start is saved with the first leg
 
 
-def _extended(plan: Plan, manifest: Manifest) -> Manifest:
+def _extended(plan: Plan, manifest: Manifest, memory: int | str | None) -> Manifest:
     """Return a manifest with the trajectories and saves of the plan, of which there are as many or more.
 
     Raises
@@ -198,14 +220,11 @@ def _extended(plan: Plan, manifest: Manifest) -> Manifest:
     InputError
         If there are fewer.
     """
-    shards, legs = manifest.shards, manifest.legs
     for name, now in (("trajectories", plan.trajectories), ("steps", plan.grid[-1])):
         if now < manifest.run[name]:
             want = f"at least the {manifest.run[name]} that the run has"
             raise InputError(message(name, want, now, "a run can be extended, not cut"))
-    # What is there stays as it is: a block that was not used up is walked again for the trajectories that it has left.
-    shards = shards + _ranges(shards[-1][1], plan.trajectories, shards[0][1])
-    legs = legs + _ranges(legs[-1][1], len(plan.grid), legs[0][1] - 1)
+    shards, legs = _pieces(plan, memory, manifest.shards, manifest.legs)
     return dataclasses.replace(manifest, config=_plain(plan.config()), shards=shards, legs=legs)
 
 
@@ -222,17 +241,29 @@ def _plain(config: dict[str, Any]) -> dict[str, Any]:
 
 def _data(problem: Problem) -> xr.Dataset:
     """Return the problem's data."""
-    return xr.Dataset({name: (dims, tensor.cpu().numpy()) for name, (dims, tensor) in problem.arrays().items()})
+    arrays = {name: (dims, tensor.cpu().numpy()) for name, (dims, tensor) in problem.arrays().items()}
+    return xr.Dataset({name: (*array, data_attributes(name)) for name, array in arrays.items()})
 
 
-def _check_room(plan: Plan, path: Path, manifest: Manifest) -> None:
+def _warn_of_versions(directory: RunDirectory) -> None:
+    """Say where other versions than those that began a run shall go on with it."""
+    now, before = provenance(), directory.manifest.provenance
+    changed = [name for name in now if name.endswith(("_version", "_language")) and before.get(name) != now[name]]
+    if changed and directory.missing():
+        told = ", ".join(f"{name} {before.get(name)} before, {now[name]} now" for name in changed)
+        log.warning("%s: %s; what is still to come may differ in the last bits", directory.path, told)
+
+
+def _check_room(plan: Plan, path: Path, manifest: Manifest, there: int) -> None:
     """Raise OutputError unless the folder can be written to, and the disk has room for what is to come.
 
-    States take the place of two saves of θ: a new one is written before the old one goes.
+    States take the place of two saves of θ, and in the middle of a leg of what the leg has observed so far: a new one
+    is written before the old one goes. Bytes that are `there` already count.
     """
-    there = sum(part.path.stat().st_size for part in find_parts(path)) if path.is_dir() else 0
     results = sum(plan.result_bytes(last - first, len(plan.grid)) for first, last in manifest.shards)
     states = 2 * plan.blocks * plan.sizes.block * plan.instances * plan.problem.layout.size * 8
+    widest, longest = (max(stop - start for start, stop in ranges) for ranges in (manifest.shards, manifest.legs))
+    states += workers(plan.problem) * plan.result_bytes(widest, longest)
     check_outputs([path / MANIFEST], size=max(results + states - there, 0), overwrite=True)
 
 
@@ -247,7 +278,7 @@ def executor(scheduler: str | None, problem: Problem) -> Iterator[Execute]:
     """
     if scheduler is None:
         yield lambda make, pending, stop, told: side_by_side(
-            lambda bounds: make(bounds).run(stop, told), pending, workers(problem), stop
+            lambda shard: make(*shard).run(stop, told), list(pending.items()), workers(problem), stop
         )
         return
     try:
@@ -261,18 +292,31 @@ def executor(scheduler: str | None, problem: Problem) -> Iterator[Execute]:
 
 @contextmanager
 def _logged(path: Path) -> Iterator[None]:
-    """Write what the package logs to the run directory."""
-    handler = logging.FileHandler(path / LOG, encoding="utf-8", delay=True)
+    """Write what the package logs to the run directory, and warnings to stderr unless somebody else takes them."""
+    handler = _LogFile(path / LOG, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(message)s"))
+    handlers: list[logging.Handler] = [handler]
+    if logging.lastResort is not None and not log.hasHandlers():
+        handlers.append(logging.lastResort)
     level = log.level
-    log.addHandler(handler)
+    for one in handlers:
+        log.addHandler(one)
     log.setLevel(logging.INFO)
     try:
         yield
     finally:
         log.setLevel(level)
-        log.removeHandler(handler)
-        handler.close()
+        for one in handlers:
+            log.removeHandler(one)
+        with suppress(OSError):
+            handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A log of which a line may be lost: where the disk is full, parts that cannot be written say so."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Do without."""
 
 
 @contextmanager

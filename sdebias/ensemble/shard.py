@@ -6,17 +6,15 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 import xarray as xr
 
 from ..dynamics.walk import Walk
-from ..errors import DataError
-from ..storage.directory import Manifest
-from ..storage.parts import Part, find_parts, read_state, write_part, write_state
+from ..storage.directory import RunDirectory
+from ..storage.parts import Part, foreign_state, read_state, write_part, write_state
 from .plan import Plan
 from .record import Recorder
 
@@ -26,26 +24,37 @@ log = logging.getLogger("sdebias")
 # process and attempt.
 Report = Callable[[int, int, int], None]
 
+# What the state of a walk consists of.
+WALK = ("theta", "rng", "at")
+
 
 class Shard:
-    """Trajectories `first` to `last` of a plan, in a folder.
+    """Trajectories `first` to `last` of a plan, in a run directory.
 
     Parameters
     ----------
     plan : Plan
-    folder : Path
-    manifest : Manifest
+    directory : RunDirectory
     bounds : (int, int)
         First trajectory, and the one after the last.
+    files : sequence of Part
+        What the directory holds of this shard.
     checkpoint : float
         Seconds between states of a long leg.
     """
 
     def __init__(
-        self, plan: Plan, folder: Path, manifest: Manifest, bounds: tuple[int, int], checkpoint: float
+        self,
+        plan: Plan,
+        directory: RunDirectory,
+        bounds: tuple[int, int],
+        files: Sequence[Part],
+        checkpoint: float,
     ) -> None:
-        self.plan, self.folder, self.manifest, self.checkpoint = plan, folder, manifest, checkpoint
+        self.plan, self.folder, self.manifest, self.checkpoint = plan, directory.path, directory.manifest, checkpoint
         self.first, self.last = bounds
+        self._parts = [file for file in files if file.kind == "part"]
+        self._states = sorted((file for file in files if file.kind == "state"), key=lambda file: file.until)
         size = plan.sizes.block
         self.blocks = range(self.first // size, -(-self.last // size))
         # The states of one block are written on its way; several blocks are so little work that none is needed.
@@ -57,21 +66,23 @@ class Shard:
             return False
         state, done = self._resume()
         self._updates = (self.last - self.first) * self.plan.instances * self.plan.grid[max(done - 1, 0)]
-        walks = [self.plan.walk(block) for block in self.blocks]
-        if state:
-            for number, walk in enumerate(walks):
-                walk.restore({name: torch.as_tensor(state[name][number]) for name in ("theta", "rng", "at")})
         for since, until in self.manifest.legs:
             if until <= done:
                 continue
             record = self.plan.record(self.last - self.first, since, until)
             record.restore(state)
-            for number, walk in enumerate(walks):
+            ends = []
+            # Of many blocks only the ends are kept: a walk holds random numbers for many steps.
+            for number, block in enumerate(self.blocks):
+                walk = self.plan.walk(block)
+                if state:
+                    walk.restore({name: torch.as_tensor(state[name][number]) for name in WALK})
                 if not self._walk_leg(number, walk, record, (since, done, until), stop, report):
                     return False
+                ends.append(_plain(walk))
             self._write_part(record, since, until)
-            state, done = {"status": record.status}, until
-            self._write_state(walks, state, until, until)
+            state, done = {**_stacked(ends), "status": record.status}, until
+            self._write_state(state, until, until)
         return True
 
     def _walk_leg(
@@ -90,14 +101,14 @@ class Shard:
         rows = slice(low - start, high - start)
         written = time.monotonic()
         for at, steps in self.plan.segments(max(done - 1, 0), until):
-            path = walk.run(steps)[..., rows, :]
+            path = walk.run(steps)
             fresh = 0 if at == done == 0 else 1  # the first state of a segment is the last of the one before
-            record.write(path[fresh:], low - self.first, at + fresh - since)
+            record.write(path[fresh:], rows, low - self.first, at + fresh - since)
             self._updates += (high - low) * self.plan.instances * (steps[-1] - steps[0])
             report(self.first, self._updates, record.flagged)
             reached = at + len(steps)
             if self.long and reached < until and (stop.is_set() or time.monotonic() - written > self.checkpoint):
-                self._write_state([walk], record.state(), since, reached)
+                self._write_state({**_stacked([_plain(walk)]), **record.state()}, since, reached)
                 written = time.monotonic()
                 if stop.is_set():
                     return False
@@ -108,31 +119,55 @@ class Shard:
 
         Where a part before it is missing, having been damaged, everything is walked again.
         """
-        there = {(part.since, part.until) for part in self._files("part")}
-        for state in reversed(self._files("state")):
-            behind = [leg for leg in self.manifest.legs if leg[1] <= state.until]
+        there = {(part.since, part.until) for part in self._parts}
+        for file in reversed(self._states):
+            behind = [leg for leg in self.manifest.legs if leg[1] <= file.until]
             if not there.issuperset(behind):
                 continue
             # Another process that was taken for dead may be at work on the same shard, and replace its states.
-            with contextlib.suppress(DataError, FileNotFoundError):
-                return read_state(state), state.until
+            with contextlib.suppress(FileNotFoundError):
+                if file.intact():
+                    state = read_state(file)
+                    self._check_state(file, state)
+                    return state, file.until
         return {}, 0
 
-    def _files(self, kind: str) -> list[Part]:
-        there = [part for part in find_parts(self.folder) if (part.first, part.last) == (self.first, self.last)]
-        return sorted((part for part in there if part.kind == kind), key=lambda part: part.until)
+    def _check_state(self, file: Part, state: Mapping[str, np.ndarray]) -> None:
+        """Raise DataError unless a state has the arrays of one.
+
+        A file that bears the right name was written by this package, or made by somebody who wants it to seem so.
+        """
+        start = _stacked([_plain(self.plan.walk(self.blocks[0]))])
+        wanted: dict[str, tuple[tuple[int, ...], np.dtype]] = {
+            name: ((len(self.blocks), *array.shape[1:]), array.dtype) for name, array in start.items()
+        }
+        wanted["status"] = (*self.plan.lead, self.last - self.first), np.dtype(np.int8)
+        found = {name: (state[name].shape, state[name].dtype) for name in wanted if name in state}
+        if found != wanted:
+            raise foreign_state(file, f"{', '.join(map(str, state)) or 'nothing'}, or other shapes")
 
     def _write_part(self, record: Recorder, since: int, until: int) -> None:
         dataset: xr.Dataset = self.plan.part(record, self.first, since, self.manifest)
-        write_part(self.folder, self.first, self.last, since, until, dataset)
+        self._parts.append(write_part(self.folder, self._place(since, until), dataset, self.manifest.identity))
         log.info("trajectories %d to %d, saves %d to %d: done", self.first, self.last, since, until)
 
-    def _write_state(self, walks: list[Walk], observed: dict[str, np.ndarray], since: int, until: int) -> None:
-        """Write a state, and remove the ones before it; one that another process has written later stays."""
-        earlier = [state for state in self._files("state") if state.until <= until]
-        states = [walk.state() for walk in walks]
-        arrays = {name: np.stack([state[name].cpu().numpy() for state in states]) for name in ("theta", "rng", "at")}
-        new = write_state(self.folder, self.first, self.last, since, until, {**arrays, **observed})
-        for part in earlier:
-            if part.path != new.path:
-                part.path.unlink(missing_ok=True)
+    def _write_state(self, arrays: dict[str, np.ndarray], since: int, until: int) -> None:
+        """Write a state, and remove the ones before it."""
+        new = write_state(self.folder, self._place(since, until), arrays, self.manifest.identity)
+        for state in self._states:
+            if state.path != new.path:
+                state.path.unlink(missing_ok=True)
+        self._states = [new]
+
+    def _place(self, since: int, until: int) -> tuple[int, int, int, int]:
+        return self.first, self.last, since, until
+
+
+def _plain(walk: Walk) -> dict[str, np.ndarray]:
+    """Return where a walk stands, as arrays."""
+    return {name: tensor.cpu().numpy() for name, tensor in walk.state().items()}
+
+
+def _stacked(walks: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return where the walks of several blocks stand, each array with an axis for them in front."""
+    return {name: np.stack([walk[name] for walk in walks]) for name in WALK}

@@ -121,7 +121,8 @@ def simulate(
         for at, segment in plan.segments(0, len(plan.grid)):
             if stop.is_set():
                 return
-            record.write(walk.run(segment)[..., :kept, :], first, at)
+            fresh = 0 if at == 0 else 1  # the first state of a segment is the last of the one before
+            record.write(walk.run(segment)[fresh:], slice(kept), first, at + fresh)
             bar.update(plan.instances * kept * (segment[-1] - segment[0]))
         bar.set_postfix(flagged=record.flagged)
 

@@ -6,25 +6,24 @@ import dataclasses
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..dynamics.base import Dynamics
 from ..dynamics.walk import Walk, longest_chunk
 from ..errors import InputError, check_positive, message
 from ..problems.base import Problem
+from ..problems.cost import OperationCounter
 
 # Numbers that the operations of one step shall write for one block: enough that launching them costs little, few enough
 # that they stay in a cache, or on CUDA enough to fill the device.
-STEP_NUMBERS = {"cpu": 2**19, "cuda": 2**26}
+STEP_NUMBERS = {"cpu": 3 * 2**18, "cuda": 2**26}
 LARGEST_BLOCK = {"cpu": 2**11, "cuda": 2**16}
 SMALLEST_BLOCK = 64
 
 # Operations that one compiled chunk may hold: compilers take seconds for hundreds of them.
-CHUNK_OPERATIONS = 700
+CHUNK_OPERATIONS = 1000
 
 # What has been counted: numbers and operations of a step, by problem and dynamics.
 _counted: weakref.WeakKeyDictionary[Problem, dict[Hashable, tuple[int, int]]] = weakref.WeakKeyDictionary()
@@ -135,42 +134,27 @@ def result_bytes(
     return per_save * trajectories * saves * point.element_size()
 
 
-class _Counter(TorchDispatchMode):
-    """Adds up the sizes of what tensor operations return."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written = 0
-        self.operations = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        outputs = result if isinstance(result, tuple | list) else (result,)
-        if not func.is_view:
-            self.operations += 1
-            self.written += sum(value.numel() for value in outputs if isinstance(value, Tensor))
-        return result
-
-
 def _count_step(dynamics: Dynamics, points: int = 2) -> tuple[int, int]:
     """Return what a solver step writes for one trajectory, in numbers, and how many operations it takes."""
     problem = dynamics.bound_problem
     generator = torch.Generator(problem.device).manual_seed(0)
     walk = Walk(dynamics, problem.draw_initial(points, generator), generator, dynamics.substeps)
-    with _Counter() as counter:
+    with OperationCounter() as counter:
         walk.run([0, 1])
     return -(-counter.written // (dynamics.substeps * points)), -(-counter.operations // dynamics.substeps)
 
 
 def _fit(longest: int, interval: int, saves: int) -> int:
-    """Return a chunk length of at most `longest` that fits saves and segments, if there is one that is not short."""
+    """Return a chunk length of at most `longest` that fits saves and segments, if there is one that is not short.
+
+    Else that which leaves the fewest steps of a segment over: they are not compiled.
+    """
     longest = min(longest, interval * saves)
+    sizes = range(longest, longest // 2, -1)
     fitting = [
-        size
-        for size in range(longest, longest // 2, -1)
-        if interval % size == 0 or (size % interval == 0 and (interval * saves) % size == 0)
+        size for size in sizes if interval % size == 0 or (size % interval == 0 and (interval * saves) % size == 0)
     ]
-    return fitting[0] if fitting else longest
+    return fitting[0] if fitting else min(sizes, key=lambda size: interval * saves % size)
 
 
 def _power_of_two(count: int) -> int:

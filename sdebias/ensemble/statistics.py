@@ -320,7 +320,6 @@ class Summary(Recorder):
         # Trajectories that have been added at each save; a block's part waits until all blocks before it are in.
         self._written = np.zeros(len(grid), np.int64)
         self._used = np.zeros((len(grid), *lead), np.int64)
-        self._taken: dict[int, int] = {}
         self._waiting: dict[int, dict[int, _Part]] = {}
         self._lock = threading.Lock()
 
@@ -358,23 +357,18 @@ class Summary(Recorder):
             for found in mine.values():
                 found.load(own)
 
-    def write(self, path: Tensor, trajectory: int, save: int) -> None:
-        """Add the values at states; see `Recorder.write`. States that were added before are passed over."""
-        with self._lock:
-            taken = self._taken.get(trajectory, int((self._written > trajectory).sum()))
-            self._taken[trajectory] = max(taken, save + len(path))
-        skip = max(taken - save, 0)
-        path, save = path[skip:], save + skip
-        if not len(path):
-            return
-        ok = self._mark(path, trajectory)
+    def write(self, path: Tensor, rows: slice, trajectory: int, save: int) -> None:
+        """Add the values at states; see `Recorder.write`."""
+        kept_path = path[..., rows, :]
+        ok = self._mark(kept_path, trajectory)
+        count = kept_path.shape[-2]
         arrays = {}
         for name, observable in self._observables.items():
-            x, kept = _prepared(observable, path, ok)
+            x, kept = _prepared(observable, path, rows, ok)
             arrays[name] = {kind: found.part(x, kept, save) for kind, found in self._kept[name].items()}
-        everyone = np.full(self._used[: len(path)].shape, path.shape[-2])
+        everyone = np.full(self._used[: len(path)].shape, count)
         used = everyone if ok is None else ok.sum(-1).cpu().numpy()
-        part = _Part(path.shape[-2], slice(save, save + len(path)), used, arrays)
+        part = _Part(count, slice(save, save + len(path)), used, arrays)
         with self._lock:
             waiting = self._waiting.setdefault(save, {})
             waiting[trajectory] = part
@@ -445,12 +439,12 @@ class Summary(Recorder):
         return found
 
 
-def _prepared(observable: Observable, path: Tensor, ok: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _prepared(observable: Observable, path: Tensor, rows: slice, ok: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Return values of shape (step, [replicate,] coordinate, trajectory) in float64, and which trajectories count."""
     values = observable(path)
     values = values.flatten(path.ndim - 1) if observable.shape else values.unsqueeze(-1)
     # Trajectories on the last axis: sums over them, and all else, on contiguous memory.
-    x = values.mT.to(torch.float64).contiguous()
+    x = values.mT[..., rows].to(torch.float64).contiguous()
     if ok is None and bool(torch.isfinite(x.sum())):
         return x, None
     finite = torch.isfinite(x).all(-2)

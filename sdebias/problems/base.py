@@ -375,13 +375,21 @@ class Problem(ABC):
             return tensor.flatten(0, lead).clone()
         return tensor.movedim(lead - 2, 0).flatten(1, lead).clone()
 
+    @property
+    def numbers_per_point(self) -> int:
+        """Numbers that the per-sample gradients of one point take."""
+        return self.n_samples * self.layout.size
+
+    def _piece_size(self, theta: Tensor) -> int:
+        """Return how many points along the axis before `parameter` are evaluated at once."""
+        return max(1, CHUNK_ELEMENTS // max(self.numbers_per_point * math.prod(theta.shape[:-2]), 1))
+
     def _pieces(self, theta: Tensor) -> Iterator[tuple[Self, Tensor]]:
         """Split θ along the axis before `parameter` so that per-sample gradients of a piece stay small."""
         if theta.ndim == 1:
             yield self, theta
             return
-        per_point = self.n_samples * self.layout.size * math.prod(theta.shape[:-2])
-        size = max(1, CHUNK_ELEMENTS // max(per_point, 1))
+        size = self._piece_size(theta)
         for first in range(0, theta.shape[-2], size):
             piece, problem = theta[..., first : first + size, :], self
             if self._samples_per_point:

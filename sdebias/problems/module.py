@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -14,7 +15,9 @@ from torch.func import functional_call, vmap
 
 from ..errors import DataError, InputError, check_flag, message
 from ..layout import ParameterLayout
+from ..plain import PlainOperations
 from .base import Problem
+from .cost import OperationCounter
 from .stream import cast
 
 
@@ -23,7 +26,8 @@ class ModuleProblem(Problem):
 
     Parameters keep their names, such as ``0.weight``; tied weights are one parameter, that of the first name.
     Parameters with ``requires_grad=False`` and buffers are constants. The module is copied, never changed, and
-    evaluated for all trajectories at once by `torch.func.functional_call` under `torch.func.vmap`.
+    evaluated for all trajectories at once by `torch.func.functional_call` under `torch.func.vmap`, in pieces where
+    that would take more than 128 MiB (in float64). Recurrent layers and attention are computed by plain operations.
 
     Parameters
     ----------
@@ -49,8 +53,8 @@ class ModuleProblem(Problem):
     Raises
     ------
     InputError
-        If the module has nothing to train, is random or mixes samples (dropout, batch normalisation in training mode),
-        or the loss is not a scalar.
+        If the module has nothing to train, returns anything but one tensor, is random, changes its buffers or mixes
+        samples (dropout, batch normalisation in training mode), fails on X, or the loss is not a scalar.
     DataError
         If X and y do not match each other or the dtype of the module, or are not finite.
     """
@@ -72,8 +76,8 @@ class ModuleProblem(Problem):
     ) -> None:
         if not isinstance(module, nn.Module):
             raise InputError(message("module", "a torch.nn.Module", type(module).__name__, "wrap it in one"))
-        _refuse_random_layers(module)
-        self.module, self.loss_fn = copy.deepcopy(module), loss_fn
+        refuse_random_layers(module)
+        self.module, self.loss_fn = _copied(module), loss_fn
         named = dict(self.module.named_parameters())
         trained = {name: p.detach() for name, p in named.items() if p.requires_grad}
         kinds = {p.dtype for p in trained.values()}
@@ -88,6 +92,7 @@ class ModuleProblem(Problem):
         layout = ParameterLayout({name: tuple(p.shape) for name, p in trained.items()})
         super().__init__(layout, data, {**trained, **(initial or {})}, initial_std, kind)
         self._predictor, self._labels = predictor, predictor_labels
+        self._plain, self._sample_cost = False, 0
         self._labels = self._check_evaluation()
 
     def spec(self) -> dict[str, Any]:
@@ -105,7 +110,25 @@ class ModuleProblem(Problem):
 
     def _outputs_of_one(self, theta: Tensor, inputs: Tensor) -> Tensor:
         """Return the module's outputs for one point (parameter,), shape (sample, ...)."""
-        return functional_call(self.module, {**self.constants, **self.layout.unflatten(theta)}, (inputs,))
+        with PlainOperations() if self._plain else contextlib.nullcontext():
+            named = {**self.constants, **self.layout.unflatten(theta)}
+            return functional_call(self.module, named, (inputs,))
+
+    @property
+    def numbers_per_point(self) -> int:
+        """Numbers that gradients, and activations with their derivatives, of one point take for all samples."""
+        return self.n_samples * (self.layout.size + 2 * self._sample_cost)
+
+    def _split(self, function: Callable[..., Tensor], theta: Tensor, *others: Tensor, trailing: int = 1) -> Tensor:
+        """Return a function of (problem, θ, others), the others with the leading dims of θ, in pieces if it is large.
+
+        The forward pass keeps nothing that is not there piece by piece, where no derivative of the result is wanted.
+        """
+        if theta.ndim < 2 or theta.shape[-2] <= self._piece_size(theta):
+            return function(self, theta, *others)
+        widths = [tensor.shape[-1] for tensor in (theta, *others)]
+        joined = torch.cat([theta, *others], dim=-1)
+        return self._by_pieces(lambda problem, piece: function(problem, *piece.split(widths, -1)), joined, trailing)
 
     def _over_points(self, function: Callable[..., Tensor], theta: Tensor, names: Sequence[str]) -> Tensor:
         """Evaluate a function of one point and samples at all points, each with its own samples or shared ones.
@@ -137,6 +160,9 @@ class ModuleProblem(Problem):
 
     def per_sample_loss(self, theta: Tensor) -> Tensor:
         """Return loss_fn(module(x_i), y_i), shape (..., sample)."""
+        return self._split(lambda problem, points: problem._losses(points), self._expanded(theta))
+
+    def _losses(self, theta: Tensor) -> Tensor:
         outputs = self._over_points(self._outputs_of_one, theta, ("X",))
         axes = max(theta.ndim - 1, self._axes_before_samples("X"))
         tail = self.samples["y"].shape[self._axes_before_samples("y") :]
@@ -147,8 +173,32 @@ class ModuleProblem(Problem):
             raise InputError(message("loss_fn", "a scalar for one sample", f"shape {tuple(losses.shape[1:])}", remedy))
         return losses.unflatten(0, outputs.shape[: axes + 1])
 
+    def _expanded(self, theta: Tensor) -> Tensor:
+        """Return θ with an axis of trajectories of the length that the samples have, if each point has its own."""
+        if not self._samples_per_point:
+            return self.check_theta(theta)
+        lead = self.samples["X"].shape[: self._axes_before_samples("X")]
+        return theta.expand(*torch.broadcast_shapes(theta.shape[:-1], lead), theta.shape[-1])
+
+    def weighted_gradient(self, theta: Tensor, weights: Tensor) -> Tensor:
+        """Return ∇_θ Σ_i c_i ℓ_i as one backward pass; see `Problem.weighted_gradient`."""
+        if theta.requires_grad:
+            return super().weighted_gradient(theta, weights)
+        lead = torch.broadcast_shapes(theta.shape[:-1], weights.shape[:-1])
+        points, weights = (tensor.expand(*lead, tensor.shape[-1]) for tensor in (theta, weights))
+        return self._split(Problem.weighted_gradient, points, weights)
+
+    def hessian_vector_product(self, theta: Tensor, vector: Tensor) -> Tensor:
+        """Return ∇²L(θ) v, shape (..., parameter)."""
+        lead = torch.broadcast_shapes(theta.shape[:-1], vector.shape[:-1])
+        points, vector = (tensor.expand(*lead, tensor.shape[-1]) for tensor in (theta, vector))
+        return self._split(Problem.hessian_vector_product, points, vector)
+
     def predictor(self, theta: Tensor) -> Tensor:
         """Return the outputs on the data, or the function that was given, shape (..., predictor)."""
+        return self._split(lambda problem, points: problem._coordinates(points), self._expanded(theta))
+
+    def _coordinates(self, theta: Tensor) -> Tensor:
         function = self._predictor
         if function is not None:
             return self._over_points(lambda point: function(self.layout.unflatten(point)), theta, ())
@@ -160,36 +210,49 @@ class ModuleProblem(Problem):
         return list(self._labels or ())
 
     def _check_evaluation(self) -> list[str]:
-        """Evaluate one point and return the predictor's labels.
+        """Evaluate one point, count what that costs, and return the predictor's labels.
 
         Raises
         ------
         InputError
-            If it fails, uses random numbers, mixes samples, or the predictor has another shape than its labels.
+            If it fails, uses random numbers, mixes samples, changes buffers, or the predictor has another shape than
+            its labels.
         """
         lead = (1,) if self.replicates is None else (1, 1)
-        theta = self._initial_law[0].reshape(-1, self.layout.size)[0].expand(*lead, -1)
+        theta = self._initial_law[0].reshape(-1, self.layout.size)[0]
         inputs = self.data["X"][1] if self.replicates is None else self.data["X"][1][0]
-        try:
-            with torch.no_grad():
-                losses = self.per_sample_loss(theta)
-                coordinates = self.predictor(theta)
-                output = self._outputs_of_one(theta.reshape(-1), inputs)
-                alone = self._outputs_of_one(theta.reshape(-1), inputs[:1])
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            if isinstance(error, InputError):
-                raise
-            reason = " ".join(str(error).split())
-            remedy = "the module must map (sample, ...) to (sample, ...) without random numbers or in-place changes"
-            raise InputError(message("module", "one that evaluates on X and y", reason[:300], remedy)) from None
-        if losses.shape[-1] != self.n_samples or output.shape[:1] != (self.n_samples,):
-            want = f"{self.n_samples} outputs and losses"
-            raise InputError(message("module", want, tuple(output.shape), "keep the sample axis first"))
+        before = {name: tensor.clone() for name, tensor in self.constants.items()}
+        with _user_errors("module", "the module must map (sample, ...) to (sample, ...)"), torch.no_grad():
+            with PlainOperations() as plain, OperationCounter() as counter:
+                output = self._outputs_of_one(theta, inputs)
+            self._plain, self._sample_cost = plain.used, -(-counter.written // self.n_samples)
+            answer: Any = output  # of a module that keeps to no type
+            if not isinstance(answer, Tensor):
+                parts = f" of {len(answer)}" if isinstance(answer, tuple | list) else ""
+                remedy = "wrap it in a module that returns the tensor which the loss takes"
+                raise InputError(message("module", "one tensor as output", type(answer).__name__ + parts, remedy))
+            alone = self._outputs_of_one(theta, inputs[:1])
+        if output.shape[:1] != (self.n_samples,):
+            want = f"{self.n_samples} outputs"
+            raise InputError(message("module", want, f"shape {tuple(output.shape)}", "keep the sample axis first"))
         tolerance = 100 * torch.finfo(self.dtype).eps ** 0.5
-        if not torch.allclose(alone, output[:1], rtol=tolerance, atol=tolerance):
-            remedy = "call module.eval() if it normalises over the batch"
-            got = "an output that changes with the other samples of the batch"
+        if alone.shape[1:] != output.shape[1:] or not torch.allclose(
+            alone, output[:1], rtol=tolerance, atol=tolerance, equal_nan=True
+        ):
+            remedy = "call module.eval() if it normalises over the batch, and draw no random numbers"
+            got = "an output that changes with the other samples of the batch, or from call to call"
             raise InputError(message("module", "samples treated one by one", got, remedy))
+        remedy = "use operations that torch.func.vmap can batch, without random numbers or in-place changes"
+        with _user_errors("module", remedy), torch.no_grad():
+            self._over_points(self._outputs_of_one, theta.expand(*lead, -1), ("X",))
+        if any(not torch.equal(tensor, before[name]) for name, tensor in self.constants.items()):
+            got, remedy = "one whose buffers change in a forward pass", "call module.eval() first"
+            raise InputError(message("module", "a function of parameters and one sample", got, remedy))
+        with _user_errors("loss_fn", "give a function of one output and one target, without batch axis"):
+            losses = self.per_sample_loss(theta.expand(*lead, -1))
+        assert losses.shape[-1] == self.n_samples
+        with _user_errors("predictor", "give a function of the named parameters of one point"), torch.no_grad():
+            coordinates = self.predictor(theta.expand(*lead, -1))
         if coordinates.ndim != len(lead) + 1:
             got = f"shape {tuple(coordinates.shape[len(lead) :])}"
             raise InputError(message("predictor", "a 1-D tensor of coordinates", got, "flatten it"))
@@ -205,17 +268,49 @@ class ModuleProblem(Problem):
         return labels
 
 
-def _refuse_random_layers(module: nn.Module) -> None:
+@contextlib.contextmanager
+def _user_errors(what: str, remedy: str) -> Iterator[None]:
+    """Turn whatever a user's function raises into one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise InputError(message(what, "one that evaluates on X and y", reason, remedy)) from None
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """Return a copy of a module.
+
+    Raises
+    ------
+    InputError
+        If it cannot be copied, or a parameter has no shape yet.
+    """
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters()):
+        remedy = "call it once on data, which gives its lazy layers their shapes"
+        raise InputError(message("module", "parameters with shapes", "lazy layers that were never called", remedy))
+    with _user_errors("module", "it must be possible to copy it: keep only parameters and buffers as tensors"):
+        return copy.deepcopy(module)
+
+
+def refuse_random_layers(module: nn.Module) -> None:
     """Raise InputError if a layer is random or couples samples in its present mode."""
+    norms = nn.modules.batchnorm
     for name, layer in module.named_modules():
-        batch = isinstance(layer, nn.modules.batchnorm._NormBase) and layer.track_running_stats
+        # Without running statistics a batch normalisation takes those of the batch in any mode.
+        always = isinstance(layer, norms._BatchNorm) and not layer.track_running_stats
+        batch = always or (isinstance(layer, norms._NormBase) and layer.track_running_stats)
         dropout = layer.p if isinstance(layer, nn.modules.dropout._DropoutNd) else getattr(layer, "dropout", 0)
         random = isinstance(layer, nn.RReLU) or (isinstance(dropout, float | int) and dropout > 0)
-        if layer.training and (batch or random):
+        if always or (layer.training and (batch or random)):
             reason = "couples the samples of a batch" if batch else "draws random numbers of its own"
             want = "losses that are functions of the parameters and one sample"
-            got = f"layer {name or 'module'!r} ({type(layer).__name__}), which in training mode {reason}"
-            raise InputError(message("module", want, got, "call module.eval() first"))
+            mode = "without running statistics" if always else "in training mode"
+            got = f"layer {name or 'module'!r} ({type(layer).__name__}), which {mode} {reason}"
+            remedy = "normalise over one sample (layer or group norm)" if always else "call module.eval() first"
+            raise InputError(message("module", want, got, remedy))
 
 
 def _as_samples(name: str, value: Any, lead: tuple[str, ...], kind: torch.dtype) -> tuple[tuple[str, ...], Tensor]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -11,6 +13,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,7 +22,7 @@ import xarray as xr
 
 from ..dataset import config_attributes
 from ..errors import ConfigError, DataError, OutputError, RunError, message
-from .files import save_text
+from .files import save_text, sync
 from .parts import Part, digest, find_parts, write_named
 
 log = logging.getLogger("sdebias")
@@ -28,6 +31,9 @@ MANIFEST = "manifest.json"
 LOG = "run.log"
 PROGRESS = "progress.json"
 LOCK = "lock"
+OWNER = "owner.json"
+# Seconds that a lock is waited for: `busy` holds it for an instant.
+PATIENCE = 0.5
 FORMAT = "sdebias run directory"
 VERSION = 1
 DATA = re.compile(r"data-[0-9a-f]{32}\.nc")
@@ -68,8 +74,9 @@ class Manifest:
         section: dict[str, Any] = self.config["run"]
         return section
 
+    @cached_property
     def identity(self) -> str:
-        """Return the hash of all that decides the numbers, whatever their number: that of every part."""
+        """Hash of all that decides the numbers, whatever their number: that of every part."""
         run = {key: value for key, value in self.run.items() if key not in GROWING}
         return config_attributes({**self.config, "run": run, "data": self.data, "chunk": self.chunk})["config_hash"]
 
@@ -93,13 +100,15 @@ class Manifest:
             if table["format"] != FORMAT or table["version"] != VERSION:
                 raise ValueError(f"{table['format']} {table['version']}")
             ranges = {key: [(int(one), int(other)) for one, other in table[key]] for key in ("shards", "legs")}
-            made = cls(
-                dict(table["config"]), dict(table["provenance"]), str(table["data"]), int(table["chunk"]), **ranges
-            )
+            origin = {str(key): str(value) for key, value in dict(table["provenance"]).items()}
+            made = cls(dict(table["config"]), origin, str(table["data"]), int(table["chunk"]), **ranges)
             known = table["config_hash"]
             for section in ("problem", "dynamics", "run"):
                 dict(made.config[section])
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            last = {"shards": int(made.run["trajectories"]), "legs": made.run["steps"] // made.run["save_every"] + 1}
+            if made.chunk < 1 or any(ranges[name][-1][1] != end for name, end in last.items()):
+                raise ValueError(f"chunk {made.chunk}, ranges that do not end at {last}")
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             want = f"a manifest ({FORMAT}, version {VERSION})"
             raise DataError(message(str(path), want, f"{type(error).__name__}: {error}", remedy)) from None
         if known != config_attributes(made.config)["config_hash"] or not DATA.fullmatch(made.data):
@@ -145,20 +154,22 @@ class RunDirectory:
         OutputError
             If it is a run directory already, or cannot be made.
         """
-        if is_run(path):
-            remedy = f"continue it with sdebias run --resume {path}, or choose another --out"
-            raise OutputError(message(str(path), "no run directory yet", "one that exists", remedy))
         try:
             path.mkdir(parents=True, exist_ok=True)
+            sync(path.parent)
         except OSError as error:
             remedy = "choose another --out"
             raise OutputError(message(str(path), "a folder that can be made", error.strerror, remedy)) from None
-        file = write_named(path, "data", ".nc", lambda target: _write(data, target))
-        save_text(dataclasses.replace(manifest, data=file.name).to_json(), path / MANIFEST)
+        with _locked(path):
+            if is_run(path):
+                remedy = f"continue it with sdebias run --resume {path}, or choose another --out"
+                raise OutputError(message(str(path), "no run directory yet", "one that exists", remedy))
+            file = write_named(path, "data", ".nc", lambda target: _write(data, target))
+            save_text(dataclasses.replace(manifest, data=file.name).to_json(), path / MANIFEST)
         return cls(path)
 
     def grow(self, manifest: Manifest) -> None:
-        """Replace the manifest by one with more trajectories or steps."""
+        """Replace the manifest by one with more trajectories or steps; only under the lock."""
         save_text(manifest.to_json(), self.path / MANIFEST)
         self.manifest = manifest
 
@@ -180,7 +191,26 @@ class RunDirectory:
 
     def parts(self, kind: str = "part") -> list[Part]:
         """Return the files of one kind, unchecked, sorted by trajectory and save."""
-        return [part for part in find_parts(self.path) if part.kind == kind]
+        return [part for part in self.files() if part.kind == kind]
+
+    def files(self) -> list[Part]:
+        """Return parts and states, unchecked, sorted by trajectory and save."""
+        return find_parts(self.path, self.manifest.identity)
+
+    def by_shard(self) -> dict[tuple[int, int], list[Part]]:
+        """Return parts and states of each range of trajectories that has any."""
+        found: dict[tuple[int, int], list[Part]] = {}
+        for part in self.files():
+            found.setdefault((part.first, part.last), []).append(part)
+        return found
+
+    def size(self) -> int:
+        """Return the bytes that parts and states take."""
+        total = 0
+        for part in self.files():
+            with contextlib.suppress(FileNotFoundError):  # a process at work replaces its states
+                total += part.path.stat().st_size
+        return total
 
     def missing(self) -> list[tuple[int, int]]:
         """Return the shards that lack a part."""
@@ -191,7 +221,7 @@ class RunDirectory:
     def reached(self) -> dict[tuple[int, int], int]:
         """Return how many saves after the start each shard has on the disk."""
         reached = dict.fromkeys(self.manifest.shards, 0)
-        for part in find_parts(self.path):
+        for part in self.files():
             shard = (part.first, part.last)
             if shard in reached:
                 reached[shard] = max(reached[shard], part.until - 1)
@@ -210,25 +240,13 @@ class RunDirectory:
         Raises
         ------
         RunError
-            If another process holds it, or it cannot be written to.
+            If another process holds it or has changed its manifest meanwhile, or it cannot be written to.
         """
-        owner = self.path / "owner.json"
-        lock = filelock.FileLock(self.path / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            who = owner.read_text(encoding="utf-8").strip() if owner.is_file() else "unknown"
-            remedy = "wait for it, or stop it; sdebias status shows how far it is"
-            raise RunError(message(str(self.path), "no other process at work on it", who, remedy)) from None
-        except OSError as error:
-            remedy = "make it writable, or copy the directory"
-            raise RunError(message(str(self.path), "a writable folder", error.strerror, remedy)) from None
-        try:
-            save_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n", owner)
+        with _locked(self.path):
+            if type(self)(self.path).manifest != self.manifest:
+                want, remedy = "the manifest that was read before", "try again"
+                raise RunError(message(str(self.path), want, "one that another process changed", remedy))
             yield
-        finally:
-            owner.unlink(missing_ok=True)
-            lock.release()
 
     def busy(self) -> bool:
         """Return whether a process is at work on it."""
@@ -237,23 +255,65 @@ class RunDirectory:
         lock = filelock.FileLock(self.path / LOCK)
         try:
             lock.acquire(timeout=0)
-        except (filelock.Timeout, OSError):
+        except filelock.Timeout:
             return True
+        except OSError as error:
+            return error.errno != errno.EROFS  # what this user may not lock, another may be at work on
         lock.release()
         return False
 
     def sweep(self) -> list[Path]:
-        """Set damaged parts and states aside, remove what an interrupted process left, and return what was damaged."""
-        for leftover in self.path.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+        """Set aside parts and states that are damaged or of another run, and return them; only under the lock.
+
+        What a process that died was writing is removed.
+
+        Raises
+        ------
+        RunError
+            If a file can be neither read nor set aside.
+        """
         damaged = []
-        for part in find_parts(self.path):
-            if not part.intact():
-                aside = part.path.with_name(f"{part.path.name}.damaged")
-                part.path.replace(aside)
-                damaged.append(aside)
-                log.warning("%s is damaged; it was set aside and is computed again", part.path)
+        try:
+            for leftover in self.path.glob(".*.tmp"):
+                if leftover.is_file():
+                    leftover.unlink(missing_ok=True)
+            for part in self.files():
+                if not part.intact():
+                    aside = part.path.with_name(f"{part.path.name}.damaged")
+                    part.path.replace(aside)
+                    damaged.append(aside)
+                    log.warning(
+                        "%s is damaged, or of another run; it was set aside and is computed again", part.path.name
+                    )
+        except OSError as error:
+            want, remedy = "files that can be read and renamed", "repair the disk, or copy the directory"
+            raise RunError(message(str(self.path), want, error, remedy)) from None
         return damaged
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a folder against every other process; see `RunDirectory.locked`."""
+    owner, lock = path / OWNER, filelock.FileLock(path / LOCK)
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except filelock.Timeout:
+        try:
+            who = owner.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            who = "one"
+        remedy = "wait for it, or stop it; sdebias status shows how far it is"
+        raise RunError(message(str(path), "no other process at work on it", who, remedy)) from None
+    except OSError as error:
+        remedy = "make it writable, or copy the directory"
+        raise RunError(message(str(path), "a writable folder", error.strerror, remedy)) from None
+    try:
+        save_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n", owner)
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # a disk that fails has been told of already
+            owner.unlink(missing_ok=True)
+        lock.release()
 
 
 def is_run(path: Path) -> bool:
@@ -276,7 +336,7 @@ def remove_run(path: Path) -> None:
         # The manifest first: what is half removed is no run.
         for name in (MANIFEST, run.manifest.data, LOG, PROGRESS):
             (path / name).unlink(missing_ok=True)
-        for part in find_parts(path):
+        for part in run.files():
             part.path.unlink(missing_ok=True)
     (path / LOCK).unlink(missing_ok=True)
     if not any(path.iterdir()):

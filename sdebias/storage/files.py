@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import xarray as xr
@@ -38,19 +38,21 @@ def temporary(folder: Path, stem: str, remedy: str) -> Iterator[Path]:
         raise RunError(message(str(folder), "a writable folder with room for the file", error, remedy)) from None
     finally:
         if path is not None:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # of a disk that has become read-only, say: that was told of already
+                path.unlink(missing_ok=True)
 
 
 def publish(path: Path, target: Path) -> Path:
     """Give a file that was written its name, at once and for good, even where power is lost."""
     path.chmod(0o644)
-    _sync(path)
+    sync(path)
     path.replace(target)
-    _sync(target.parent)
+    sync(target.parent)
     return target
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Make what is written of a file, or the names in a folder, outlast a loss of power."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -6,20 +6,22 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from ..dataset import config_attributes
 from ..errors import DataError, InputError, OutputError, RunError, message
 from ..pooling import pool_steps, pool_trajectories
 from .directory import MANIFEST, RunDirectory, is_run
 from .files import check_outputs, save_dataset
 from .parts import ENGINE, Part, open_file
 
-# Of the largest variable, what is read at once (32 MiB).
-CHUNK_BYTES = 2**25
+# Of the largest variable, what is read at once by each thread (16 MiB).
+CHUNK_BYTES = 2**24
 
 
 def open_dataset(path: str | os.PathLike[str], *, verify: bool = True) -> xr.Dataset:
@@ -98,11 +100,18 @@ def _open_run(run: RunDirectory, verify: bool) -> xr.Dataset:
         raise DataError(message(str(run.path), "at least one finished part", "none", remedy))
     last = len(legs) if len(legs) in begun.values() else min(begun.values())
     chosen = [[shards[shard][leg] for leg in legs[:last]] for shard, count in begun.items() if count >= last]
-    rows = [_along_steps([_open(part, run, verify) for part in parts]) for parts in chosen]
+    with ExitStack() as stack:
+        opened = [[stack.enter_context(_open(part, run, verify)) for part in parts] for parts in chosen]
+        files = stack.pop_all()
+    rows = [_along_steps(pieces) for pieces in opened]
     dataset = pool_trajectories(rows) if _is_summary(rows[0]) else _join(rows, "trajectory")
     with_data = dataset.assign(run.data().data_vars)
     complete = int(last == len(legs) and len(chosen) == len(planned))
-    return with_data.assign_attrs({**run.manifest.provenance, "complete": complete})
+    # Parts that were written before an extension tell of the run as it was.
+    whole = {**run.manifest.provenance, **config_attributes(run.manifest.config), "complete": complete}
+    with_data = with_data.assign_attrs(whole)
+    with_data.set_close(files.close)
+    return with_data
 
 
 def _reached(parts: dict[tuple[int, int], Part], legs: Sequence[tuple[int, int]]) -> int:
@@ -121,11 +130,16 @@ def _open(part: Part, run: RunDirectory, verify: bool) -> xr.Dataset:
     if verify:
         part.check()
     with open_file(part.path, engine=ENGINE) as header:
-        identity, found = run.manifest.identity(), header.attrs.get("identity")
+        identity, found = run.manifest.identity, header.attrs.get("identity")
         if found != identity:
             remedy = "take the file out of the directory, and continue the run with sdebias run --resume"
             raise DataError(message(str(part.path), f"a part of this run ({identity[:8]})", str(found)[:8], remedy))
-        largest = max(variable.nbytes for variable in header.data_vars.values())
+        sizes = {"trajectory": part.last - part.first, "step": part.until - part.since}
+        if any(header.sizes.get(dim) != size for dim, size in sizes.items()):
+            remedy = "take the file out of the directory"
+            raise DataError(message(str(part.path), f"sizes {sizes}", dict(header.sizes), remedy))
+        # A chunk is of whole trajectories, through all legs.
+        largest = max(variable.nbytes for variable in header.data_vars.values()) * len(run.manifest.legs)
         rows = max(1, header.sizes["trajectory"] * CHUNK_BYTES // max(largest, 1))
     return open_file(part.path, engine=ENGINE, chunks={"trajectory": min(rows, header.sizes["trajectory"])})
 
@@ -166,10 +180,15 @@ def merge(
         If it cannot be written; nothing is left behind.
     """
     out = Path(out)
-    dataset = open_dataset(path)
-    if not zarr:
+    with open_dataset(path) as dataset:
+        if zarr:
+            return _save_zarr(dataset, out, overwrite)
         check_outputs([out], size=dataset.nbytes, overwrite=overwrite)
         return save_dataset(dataset, out)
+
+
+def _save_zarr(dataset: xr.Dataset, out: Path, overwrite: bool) -> Path:
+    """Write a zarr store, whole or not at all; see `merge`."""
     try:
         import zarr as _  # noqa: F401
     except ImportError:
@@ -182,6 +201,7 @@ def merge(
     try:
         _as_text(dataset).to_zarr(temporary, mode="w", consolidated=False)
         shutil.rmtree(out, ignore_errors=True)
+        temporary.chmod(0o755)
         temporary.rename(out)
     except (OSError, RuntimeError) as error:
         raise RunError(message(str(out), "room for the store", error, "free space, or choose another name")) from None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import threading
+import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import dask
 import numpy as np
@@ -19,7 +21,9 @@ from ..errors import DataError, message
 from .files import publish, temporary
 
 DIGEST = 32
-NAME = re.compile(r"(part|state)-(\d{9})-(\d{9})-(\d{9})-(\d{9})-([0-9a-f]{32})\.(nc|npz)")
+NAME = re.compile(r"(part|state)-(\d{9,})-(\d{9,})-(\d{9,})-(\d{9,})-([0-9a-f]{32})\.(nc|npz)")
+# Trajectories `first` to `last`, saves `since` to `until`.
+Place: TypeAlias = tuple[int, int, int, int]
 # Parts are written and read by several threads, and closed by whichever collects garbage: netCDF4's library allows one
 # thread at a time, h5py's locks itself.
 ENGINE: Literal["h5netcdf"] = "h5netcdf"
@@ -31,7 +35,8 @@ class Part:
     """A file of a run directory: trajectories `first` to `last`, saves `since` to `until` (both without their end).
 
     A part holds what was observed; a state holds what a walk needs to go on after save `until` - 1, and what it has
-    observed since the last part.
+    observed since the last part. The name ends in a hash of the run's identity and of the bytes, so that a file of
+    another run, which may cover the same, is not taken for one of this.
     """
 
     first: int
@@ -39,6 +44,7 @@ class Part:
     since: int
     until: int
     path: Path
+    identity: str = field(compare=False)
 
     @property
     def kind(self) -> str:
@@ -46,8 +52,8 @@ class Part:
         return self.path.name.partition("-")[0]
 
     def intact(self) -> bool:
-        """Return whether the file holds what it held when it was written."""
-        return self.path.name.rpartition("-")[2].partition(".")[0] == digest(self.path)
+        """Return whether the file is of this run, and holds what it held when it was written."""
+        return self.path.name.rpartition("-")[2].partition(".")[0] == digest(self.path, self.identity)
 
     def check(self) -> Part:
         """Return the part.
@@ -55,35 +61,41 @@ class Part:
         Raises
         ------
         DataError
-            If the file is not what was written.
+            If the file is not what was written, or was written by another run.
         """
         if not self.intact():
-            remedy = "continue the run: sdebias run --resume computes it again"
-            raise DataError(message(str(self.path), "the bytes that were written", "others", remedy))
+            remedy = "continue the run: sdebias run --resume sets it aside and computes it again"
+            raise DataError(message(str(self.path), "the bytes that this run wrote", "others", remedy))
         return self
 
 
-def find_parts(folder: Path) -> list[Part]:
-    """Return the parts and states of a folder, sorted; other files are none, whatever they hold."""
-    return sorted(part for path in folder.iterdir() if (part := _part(path)))
+def find_parts(folder: Path, identity: str) -> list[Part]:
+    """Return the parts and states of a folder, sorted; other files are none, whatever they hold.
+
+    Parameters
+    ----------
+    folder : Path
+    identity : str
+        Of the run, see `Manifest.identity`.
+    """
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            match = NAME.fullmatch(entry.name)
+            if match is not None and entry.is_file():
+                first, last, since, until = map(int, match.group(2, 3, 4, 5))
+                found.append(Part(first, last, since, until, folder / entry.name, identity))
+    return sorted(found)
 
 
-def _part(path: Path) -> Part | None:
-    match = NAME.fullmatch(path.name)
-    if match is None:
-        return None
-    first, last, since, until = map(int, match.group(2, 3, 4, 5))
-    return Part(first, last, since, until, path)
-
-
-def digest(path: Path) -> str:
-    """Return the first half of the SHA-256 of a file, in hexadecimal."""
+def digest(path: Path, identity: str = "") -> str:
+    """Return the first half of the SHA-256 of an identity and the bytes of a file, in hexadecimal."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST]
+        return hashlib.file_digest(file, lambda: hashlib.sha256(identity.encode())).hexdigest()[:DIGEST]
 
 
-def write_named(folder: Path, stem: str, suffix: str, write: Callable[[Path], None]) -> Path:
-    """Write a file whole or not at all, under a name that ends in the hash of its bytes.
+def write_named(folder: Path, stem: str, suffix: str, write: Callable[[Path], None], identity: str = "") -> Path:
+    """Write a file whole or not at all, under a name that ends in the hash of its bytes; see `digest`.
 
     Raises
     ------
@@ -93,13 +105,17 @@ def write_named(folder: Path, stem: str, suffix: str, write: Callable[[Path], No
     remedy = "free space or make the folder writable, then continue with sdebias run --resume"
     with temporary(folder, stem, remedy) as file:
         write(file)
-        return publish(file, folder / f"{stem}-{digest(file)}{suffix}")
+        return publish(file, folder / f"{stem}-{digest(file, identity)}{suffix}")
 
 
-def write_part(folder: Path, first: int, last: int, since: int, until: int, dataset: xr.Dataset) -> Part:
+def write_part(folder: Path, place: Place, dataset: xr.Dataset, identity: str) -> Part:
     """Write what was observed; see `write_named`."""
-    # Flags and counts are mostly zeros; floating noise does not compress.
-    packed = [name for name, variable in dataset.data_vars.items() if variable.dtype.kind in "iu"]
+    # Counts are mostly zeros; floating noise does not compress, and what is read in pieces is better stored as it is.
+    packed = [
+        name
+        for name, variable in dataset.data_vars.items()
+        if variable.dtype.kind in "iu" and "trajectory" not in variable.dims
+    ]
     encoding = {name: {"zlib": True, "complevel": 1} for name in packed}
 
     def write(path: Path) -> None:
@@ -108,19 +124,21 @@ def write_part(folder: Path, first: int, last: int, since: int, until: int, data
         with _writing, dask.config.set(scheduler="threads"):
             dataset.to_netcdf(path, engine=ENGINE, encoding=encoding)
 
-    stem = f"part-{first:09d}-{last:09d}-{since:09d}-{until:09d}"
-    return Part(first, last, since, until, write_named(folder, stem, ".nc", write))
+    return Part(*place, write_named(folder, _stem("part", place), ".nc", write, identity), identity)
 
 
-def write_state(folder: Path, first: int, last: int, since: int, until: int, arrays: dict[str, np.ndarray]) -> Part:
+def write_state(folder: Path, place: Place, arrays: dict[str, np.ndarray], identity: str) -> Part:
     """Write the state of the walks of a shard; see `write_named`."""
 
     def write(path: Path) -> None:
         with path.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
-    stem = f"state-{first:09d}-{last:09d}-{since:09d}-{until:09d}"
-    return Part(first, last, since, until, write_named(folder, stem, ".npz", write))
+    return Part(*place, write_named(folder, _stem("state", place), ".npz", write, identity), identity)
+
+
+def _stem(kind: str, place: Place) -> str:
+    return "-".join([kind, *(f"{number:09d}" for number in place)])
 
 
 def read_state(part: Part) -> dict[str, np.ndarray]:
@@ -129,11 +147,20 @@ def read_state(part: Part) -> dict[str, np.ndarray]:
     Raises
     ------
     DataError
-        If the file is not what was written.
+        If the file is not what was written, or holds anything but arrays of numbers.
     """
     part.check()
-    with np.load(part.path, allow_pickle=False) as file:
-        return dict(file)
+    try:
+        with np.load(part.path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise foreign_state(part, error) from None
+
+
+def foreign_state(part: Part, got: object) -> DataError:
+    """Return the error of a state that this package cannot have written."""
+    remedy = "take the file out of the directory, and continue the run with sdebias run --resume"
+    return DataError(message(str(part.path), "arrays of numbers: the state of a walk", got, remedy))
 
 
 def open_file(path: Path, *, engine: Literal["netcdf4", "h5netcdf"] = "netcdf4", **options: Any) -> xr.Dataset:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from types import TracebackType
 from typing import Any, Self
 
 from ..dataset import STATUS
-from ..errors import RunError
+from ..errors import DataError, RunError
 from .directory import PROGRESS, RunDirectory
 from .files import save_text
 from .parts import ENGINE, open_file
+
+log = logging.getLogger("sdebias")
 
 # Seconds between two notes.
 INTERVAL = 1.0
@@ -51,11 +54,7 @@ class Progress:
     ) -> None:
         """Say how it ended."""
         finished = "stopped" if self.directory.missing() else "finished"
-        try:
-            self._tell(finished if error is None else f"failed: {error}")
-        except RunError:
-            if error is None:
-                raise  # a disk that is full makes the run fail; saying so must not hide why
+        self._tell(finished if error is None else f"failed: {error or kind}")
 
     def __call__(self, shard: int, updates: int, flagged: int) -> None:
         """Take note of how far a shard is; it may be behind what it was, where a worker died."""
@@ -76,7 +75,10 @@ class Progress:
         left = max(self.bar.total - self.before - self.here, 0)
         note = {"state": state, "updates": self.before + self.here, "total": self.bar.total, "flagged": self.flagged}
         note |= {"rate": rate, "eta_seconds": left / rate if rate else None}
-        save_text(json.dumps(note) + "\n", self.directory.path / PROGRESS)
+        try:
+            save_text(json.dumps(note) + "\n", self.directory.path / PROGRESS)
+        except RunError as error:
+            log.warning("%s", error)  # parts that cannot be written make a run fail, this need not
 
 
 def describe_run(directory: RunDirectory) -> str:
@@ -84,9 +86,9 @@ def describe_run(directory: RunDirectory) -> str:
     manifest, missing = directory.manifest, directory.missing()
     try:
         note = json.loads((directory.path / PROGRESS).read_text(encoding="utf-8"))
-        state = str(note["state"])
+        state = "".join(letter for letter in str(note["state"]) if letter.isprintable())
         rate, eta = float(note["rate"]), float(note["eta_seconds"] or 0)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         state, rate, eta = "not begun", 0.0, 0.0
     busy = directory.busy()
     if state == "running" and not busy:
@@ -95,16 +97,22 @@ def describe_run(directory: RunDirectory) -> str:
         state = "finished"
     elif state not in ("running", "not begun"):
         state += f"; continue with sdebias run --resume {directory.path}"
-    flagged = 0
+    flagged = damaged = 0
     for part in directory.parts():
-        with open_file(part.path, engine=ENGINE) as dataset:
-            flagged += int((dataset["status"] != STATUS["ok"]).sum()) if part.until == manifest.legs[-1][1] else 0
+        if part.until == manifest.legs[-1][1]:
+            try:
+                with open_file(part.path, engine=ENGINE) as dataset:
+                    flagged += int((dataset["status"] != STATUS["ok"]).sum())
+            except (DataError, OSError, RuntimeError):
+                damaged += 1
     run, shards = manifest.run, len(manifest.shards)
     lines = [
         f"{directory.path}: {state}",
         f"  {run['trajectories']} trajectories, {run['steps']} steps; {100 * directory.fraction():.1f} % done",
         f"  {shards - len(missing)} of {shards} shards, {flagged} of their trajectories flagged",
     ]
+    if damaged:
+        lines.append(f"  {damaged} files are damaged; sdebias run --resume computes them again")
     if state == "running":
         lines.append(f"  {rate:.3g} updates/s, {eta:.0f} s to go")
     return "\n".join(lines)

@@ -17,5 +17,7 @@ from .groups import from_action as from_action
 from .groups import from_fields as from_fields
 from .invariance import check_invariance as check_invariance
 from .linalg import IllConditionedGramWarning as IllConditionedGramWarning
+from .of_module import ModuleSymmetry as ModuleSymmetry
+from .of_module import of_module as of_module
 from .registry import GROUPS as GROUPS
 from .registry import from_spec as from_spec

@@ -113,6 +113,14 @@ class Action(ABC):
         return tuple(self.layout.shapes)
 
     @property
+    def moved_entries(self) -> Tensor:
+        """Which entries the group may change, a bool tensor (parameter,)."""
+        moved = torch.zeros(self.layout.size, dtype=torch.bool)
+        for name in self.parameter_names:
+            moved[self.layout.slices[name]] = True
+        return moved
+
+    @property
     @abstractmethod
     def dim(self) -> int:
         """Dimension of the group."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..errors import ConfigError, check_choice, message
+from ..imports import check_allowed
 from .bundle import Symmetry
 from .discovered import DiscoveredSymmetry
 from .groups import FromAction, FromFields, GeneralLinear, Orthogonal, Product, Rescaling, Scaling, Translation
@@ -27,16 +28,16 @@ GROUPS: dict[str, type[Symmetry]] = {
 """The groups that a configuration can name."""
 
 
-def from_spec(spec: Mapping[str, Any], *, allow_import: bool = False) -> Symmetry:
+def from_spec(spec: Mapping[str, Any], *, allow_import: Collection[str] | bool = False) -> Symmetry:
     """Build the symmetry that `Symmetry.spec` describes.
 
     Parameters
     ----------
     spec : mapping
         ``group``, a key of `GROUPS`, and the fields of its constructor: ``parameters``, ``factors`` (specs), or others.
-    allow_import : bool
-        Whether groups made from functions may be built by importing those functions by name. A specification from a
-        stranger's file is data only unless its reader says otherwise.
+    allow_import : collection of str or bool
+        Functions, as ``module:function``, that may be imported to build groups made from functions; True for all. A
+        specification from a stranger's file is data only unless its reader says otherwise.
 
     Raises
     ------
@@ -46,9 +47,9 @@ def from_spec(spec: Mapping[str, Any], *, allow_import: bool = False) -> Symmetr
     fields = dict(spec)
     name = check_choice("group", str(fields.pop("group", None)), list(GROUPS), ConfigError)
     group: Any = GROUPS[name]
-    if group in (FromAction, FromFields) and not allow_import:
-        remedy = "build it from its functions in Python, or pass allow_import=True if you trust the source"
-        raise ConfigError(message(f"symmetry {name}", "a group declared by names", "one made from functions", remedy))
+    if group in (FromAction, FromFields):
+        named = fields.get("fields", fields.get("action", ()))
+        check_allowed([named] if isinstance(named, str) else [str(one) for one in named], allow_import)
     try:
         if "factors" in fields:
             factors = [from_spec(factor, allow_import=allow_import) for factor in fields.pop("factors")]

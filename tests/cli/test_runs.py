@@ -107,3 +107,29 @@ def test_a_configuration_that_was_edited_is_refused(job: Path, capsys: pytest.Ca
     job.write_text(job.read_text().replace("learning_rate = 0.01", "learning_rate = 0.02"))
     assert main(["run", "run.toml", "--resume", "out"]) == 2
     assert "dynamics.learning_rate: 0.01 there, 0.02 here" in capsys.readouterr().err
+
+
+def test_statistics_instead_of_trajectories(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job.write_text(job.read_text() + 'save = ["charge", "loss"]\nstatistics = ["mean", "covariance"]\n')
+    assert main(["run", "run.toml", "--out", "out"]) == 0
+    assert "sgd: statistics at step 40 of 300 of 300 trajectories" in capsys.readouterr().out
+    kept = sb.open("out/sgd")
+    assert {"charge_value_mean", "charge_value_covariance", "loss_mean"} <= set(kept)
+    assert "charge_value" not in kept
+
+
+def test_functions_are_imported_only_where_that_is_allowed(
+    job: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("mine.py").write_text("def largest(theta):\n    return theta.amax(-1)\n")
+    monkeypatch.syspath_prepend(job.parent)
+    job.write_text(job.read_text() + 'save = ["charge", "theta", "mine:largest"]\n')
+    assert main(["run", "run.toml", "--out", "out"]) == 2
+    assert "if you trust it, pass --allow-import mine:largest" in capsys.readouterr().err
+    assert not Path("out").exists()
+    assert main(["run", "run.toml", "--out", "out", "--allow-import", "mine:largest"]) == 0
+    kept = sb.open("out/sgd")
+    xr.testing.assert_equal(kept["largest"], kept["theta"].max("parameter").rename("largest"))
+    assert main(["run", "--resume", "out"]) == 2
+    assert "pass --allow-import mine:largest" in capsys.readouterr().err
+    assert main(["run", "--resume", "out", "--allow-import", "mine:largest"]) == 0

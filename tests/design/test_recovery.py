@@ -1,4 +1,4 @@
-"""The tasks of docs/design_structure.md: planted structure found by the design and not by the plain model."""
+"""The tasks of docs/design/structure.md: planted structure found by the design and not by the plain model."""
 
 from __future__ import annotations
 

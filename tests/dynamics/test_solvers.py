@@ -260,7 +260,7 @@ def test_every_method_gives_the_mean_of_euler(
 ) -> None:
     """A wrong pairing is refused with those that are right; a right one ends within 4 standard errors of euler's mean.
 
-    Against euler with 16 substeps, for the mean of six parameters: false-alarm rate 4e-4 each. A learning rate a
+    Against euler with 32 substeps, for the mean of six parameters: false-alarm rate 4e-4 each. A learning rate a
     tenth larger is rejected. Diagonal noise is refused to milstein, which solves another equation: its mean was seven
     standard errors off.
     """
@@ -278,7 +278,7 @@ def test_every_method_gives_the_mean_of_euler(
 
     found, error = mean(0.05, 1, substeps=4, method=method, sde_type=form)
     for rate, agrees in ((0.05, True), (0.055, False)):
-        expected, other = mean(rate, 2, substeps=16)
+        expected, other = mean(rate, 2, substeps=32)
         assert bool((np.abs(found - expected) < 4 * np.hypot(error, other)).all()) is agrees
 
 

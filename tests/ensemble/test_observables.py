@@ -55,10 +55,11 @@ def test_short_names(problem: sb.problems.HadamardRegression) -> None:
     assert short.attrs["config_hash"] == long.attrs["config_hash"]
 
 
-def test_a_file_says_that_functions_were_given(problem: sb.problems.HadamardRegression, tmp_path: Any) -> None:
+def test_a_file_names_functions_and_imports_none(problem: sb.problems.HadamardRegression, tmp_path: Any) -> None:
     run(problem, ["loss", first], symmetry=sb.symmetry.Rescaling("p", "q")).to_netcdf(tmp_path / "ens.nc")
-    with pytest.raises(ConfigError, match="functions of save were given in a call"):
+    with pytest.raises(ConfigError, match="functions that were allowed, got 'test_observables:first'"):
         load(tmp_path / "ens.nc")
+    assert load(tmp_path / "ens.nc", allow_import=["test_observables:first"]).settings.save == ["loss", first]
 
 
 def loss(theta: torch.Tensor) -> torch.Tensor:

@@ -178,8 +178,7 @@ class TestOrder:
             for first in (0, 2):  # segment after segment
                 for block in order:
                     rows = slice(10 * block, 10 * block + 10)
-                    # Each segment repeats the last state of the one before.
-                    summary.write(path[max(first - 1, 0) : first + 2, rows], 10 * block, max(first - 1, 0))
+                    summary.write(path[first : first + 2, rows], slice(10), 10 * block, first)
             states.append(summary.state())
         for name, array in states[0].items():
             np.testing.assert_array_equal(array, states[1][name])
@@ -196,11 +195,10 @@ class TestOrder:
             return Summary(observables, [Covariance(), Quantiles(), histogram], (), 10, [0, 1, 2, 3])
 
         whole, half, rest = empty(), empty(), empty()
-        whole.write(path, 0, 0)
-        half.write(path[:2], 0, 0)
+        whole.write(path, slice(10), 0, 0)
+        half.write(path[:2], slice(10), 0, 0)
         rest.restore({name: array.copy() for name, array in half.state().items()})
-        rest.write(path[:2], 0, 0)  # computed twice, added once
-        rest.write(path[2:], 0, 2)
+        rest.write(path[2:], slice(10), 0, 2)
         assert whole.state().keys() == rest.state().keys()
         for name, array in whole.state().items():
             np.testing.assert_array_equal(array, rest.state()[name], err_msg=name)

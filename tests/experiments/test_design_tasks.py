@@ -195,7 +195,7 @@ def test_a_path_is_judged_by_validation_at_its_best_and_at_its_end() -> None:
 
 
 def test_the_page_has_the_tables_of_all_tasks() -> None:
-    page = (ROOT / "docs" / "design_practice.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "design" / "practice.md").read_text(encoding="utf-8")
     for name, task in TASKS.items():
         found = re.search(rf"<!-- {name} -->\n(.*?)<!-- end -->", page, re.DOTALL)
         assert found is not None

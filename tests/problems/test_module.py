@@ -13,7 +13,7 @@ from torch.nn import functional
 
 import sdebias as sb
 from sdebias.errors import DataError, InputError
-from sdebias.problems import ModuleProblem, Problem, Stream
+from sdebias.problems import ModuleProblem, Problem, Stream, base
 from sdebias.symmetry import Rescaling
 
 
@@ -228,7 +228,149 @@ def frozen() -> nn.Module:
 X, Y = normal(6, 3), normal(6, 1, seed=1)
 
 
+class Sequence(nn.Module):
+    """A layer on sequences, of which a linear layer reads the mean over tokens of the first output."""
+
+    def __init__(self, layer: nn.Module, width: int) -> None:
+        super().__init__()
+        self.layer, self.out = layer, nn.Linear(width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = (
+            self.layer(x, x, x, need_weights=False) if isinstance(self.layer, nn.MultiheadAttention) else self.layer(x)
+        )
+        return self.out((found if isinstance(found, Tensor) else found[0]).mean(1))
+
+
+SEQUENCES = {
+    "lstm": (nn.LSTM(4, 3, num_layers=2, bidirectional=True, batch_first=True), 6),
+    "gru": (nn.GRU(4, 3, bias=False, batch_first=True), 3),
+    "rnn": (nn.RNN(4, 3, batch_first=True), 3),
+    "attention": (nn.MultiheadAttention(4, 2, batch_first=True), 4),
+    "transformer": (nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0, batch_first=True), 4),
+}
+
+
+class TestLayersOfFusedKernels:
+    """Recurrence and attention: gradients of the module itself, second derivatives, per-sample gradients."""
+
+    tokens, targets = normal(5, 3, 4), normal(5, 1, seed=1)
+
+    @pytest.mark.parametrize("mode", ["train", "eval"])
+    @pytest.mark.parametrize("name", list(SEQUENCES))
+    def test_derivatives(self, name: str, mode: str) -> None:
+        torch.manual_seed(0)
+        module = Sequence(*SEQUENCES[name]).double().train(mode == "train")
+        problem = sb.Problem.from_module(module, half_square, self.tokens, self.targets)
+        theta = normal(POINTS, problem.layout.size)
+        for row, gradient in zip(theta, problem.gradient(theta), strict=True):
+            nn.utils.vector_to_parameters(row, module.parameters())
+            loss = 0.5 * functional.mse_loss(module(self.tokens), self.targets)
+            expected = nn.utils.parameters_to_vector(torch.autograd.grad(loss, list(module.parameters())))
+            torch.testing.assert_close(gradient, expected)
+        torch.testing.assert_close(problem.per_sample_gradient(theta).mean(-2), problem.gradient(theta))
+        v, step = normal(POINTS, problem.layout.size, seed=3), 1e-5
+        slope = (problem.gradient(theta + step * v) - problem.gradient(theta - step * v)) / (2 * step)
+        torch.testing.assert_close(problem.hessian_vector_product(theta, v), slope, rtol=1e-5, atol=1e-6)
+
+
+class TestPieces:
+    """Evaluation in pieces gives what evaluation at once gives, whatever the shapes."""
+
+    @pytest.mark.parametrize("replicated", [False, True])
+    def test_agree(self, replicated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        lead = (REPLICATES,) if replicated else ()
+        arrays = normal(*lead, 16, 3), normal(*lead, 16, 1, seed=1)
+        problem = sb.Problem.from_module(relu_net(), half_square, *arrays, replicated=replicated)
+        theta = normal(2, *lead, 5, problem.layout.size)
+        weights = normal(2, *lead, 5, 16, seed=2)
+        index = torch.randint(16, (*lead, 5, 1), generator=torch.Generator().manual_seed(0))
+
+        def values() -> list[Tensor]:
+            return [
+                problem.per_sample_loss(theta),
+                problem.predictor(theta),
+                problem.gradient(theta),
+                problem.weighted_gradient(theta, weights),
+                problem.weighted_gradient(theta[:1], weights),
+                problem.hessian_vector_product(theta, theta.flip(0)),
+                problem.gradient_variance(theta),
+                problem.batch_gradient(theta[0], index),
+            ]
+
+        whole = values()
+        counted: list[int] = []
+        inner = ModuleProblem._outputs_of_one
+
+        def counting(self: ModuleProblem, theta: Tensor, inputs: Tensor) -> Tensor:
+            counted.append(1)
+            return inner(self, theta, inputs)
+
+        monkeypatch.setattr(ModuleProblem, "_outputs_of_one", counting)
+        values()
+        at_once = len(counted)
+        monkeypatch.setattr(
+            base, "CHUNK_ELEMENTS", problem.numbers_per_point * 2 * (REPLICATES if replicated else 1) * 2
+        )
+        for got, wanted in zip(values(), whole, strict=True):
+            torch.testing.assert_close(got, wanted)
+        assert len(counted) > 2 * at_once
+
+    def test_a_point_costs_its_activations(self) -> None:
+        """A convolution of 10 parameters on 64 pixels writes hundreds of numbers a sample."""
+        module = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.AvgPool1d(64)).double()
+        problem = sb.Problem.from_module(module, half_square, normal(7, 1, 8, 8), normal(7, 1, seed=1))
+        assert problem.numbers_per_point >= 7 * 2 * (64 + 64)
+
+
+class Pair(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.linear, self.kind = nn.Linear(3, 1).double(), kind
+        self.register_buffer("calls", torch.zeros(1, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Any:
+        out = self.linear(x)
+        if self.kind == "counts":
+            self.get_buffer("calls").add_(1)
+        if self.kind == "asserts":
+            raise AssertionError("not\nthis")
+        return {"pair": (out, out), "dict": {"out": out}, "flat": out.sum(0)}.get(self.kind, out)
+
+
 class TestRefusals:
+    @pytest.mark.parametrize(
+        ("kind", "words"),
+        [
+            ("pair", "one tensor as output, got tuple of 2; wrap it"),
+            ("dict", "one tensor as output, got dict; wrap it"),
+            ("flat", "keep the sample axis first"),
+            ("counts", "buffers change|in-place"),
+            ("asserts", "got AssertionError: not this; the module must map"),
+        ],
+    )
+    def test_forward_passes(self, kind: str, words: str) -> None:
+        with pytest.raises(InputError, match=words) as caught:
+            sb.Problem.from_module(Pair(kind), half_square, X, Y)
+        assert "\n" not in str(caught.value)
+
+    def test_a_loss_that_fails(self) -> None:
+        def broken(output: Tensor, target: Tensor) -> Tensor:
+            raise KeyError("weights")
+
+        with pytest.raises(InputError, match="loss_fn: .*KeyError: 'weights'; give a function of one output"):
+            sb.Problem.from_module(relu_net(), broken, X, Y)
+
+    def test_lazy_layers_and_batch_statistics(self) -> None:
+        with pytest.raises(InputError, match="lazy layers"):
+            sb.Problem.from_module(nn.LazyLinear(1), half_square, X, Y)
+        norm = nn.BatchNorm1d(3, track_running_stats=False).double().eval()
+        with pytest.raises(InputError, match="without running statistics couples.*layer or group norm"):
+            sb.Problem.from_module(nn.Sequential(norm, relu_net()), half_square, X, Y)
+        packed = Sequence(nn.LSTM(3, 4, proj_size=2, batch_first=True), 2).double()
+        with pytest.raises(InputError, match="plain recurrent layer.*proj_size"):
+            sb.Problem.from_module(packed, half_square, normal(6, 2, 3), Y)
+
     @pytest.mark.parametrize(
         ("module", "words"),
         [
@@ -236,7 +378,7 @@ class TestRefusals:
             (nn.Sequential(nn.BatchNorm1d(3).double(), relu_net()), r"layer '0' \(BatchNorm1d\).*couples"),
             (nn.Sequential(nn.RReLU(), relu_net()), "random numbers"),
             (BatchCentred(), "samples treated one by one"),
-            (Noisy(), "without random numbers"),
+            (Noisy(), "draw no random numbers"),
             (frozen(), "no parameter that requires a gradient"),
             (nn.Linear(4, 1).double(), "one that evaluates on X and y"),
             (functional.relu, "a torch.nn.Module"),

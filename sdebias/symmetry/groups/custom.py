@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError, SymmetryError, check_count, message
+from ...imports import import_function, import_path
 from ..action import forward_derivative
 from ..bundle import Symmetry
 
@@ -74,7 +74,7 @@ class CustomGroup(Symmetry):
         if [tuple(t.shape) for t in tensors] != shapes:
             got = [tuple(t.shape) for t in tensors]
             raise SymmetryError(
-                message(_import_path(function), f"tensors of shapes {shapes}", got, "return one for each parameter")
+                message(import_path(function), f"tensors of shapes {shapes}", got, "return one for each parameter")
             )
         return torch.cat([t.reshape(-1) for t in tensors])
 
@@ -208,12 +208,12 @@ class FromAction(CustomGroup):
     """
 
     def __init__(self, action: Callable[..., Any] | str, dim: int, parameters: Sequence[str]) -> None:
-        self.action = _import(action) if isinstance(action, str) else action
+        self.action = import_function(action, SymmetryError) if isinstance(action, str) else action
         self._dim = check_count("dim", dim)
         self.parameters = tuple(parameters)
 
     def __repr__(self) -> str:
-        return f"FromAction({_import_path(self.action)!r}, dim={self.dim}, parameters={list(self.parameters)})"
+        return f"FromAction({import_path(self.action)!r}, dim={self.dim}, parameters={list(self.parameters)})"
 
     @property
     def dim(self) -> int:
@@ -223,7 +223,7 @@ class FromAction(CustomGroup):
     def spec(self) -> dict[str, Any]:
         """Return the declaration; a function that no module holds by name cannot be built again from it."""
         parameters = list(self.parameters)
-        return {"group": "FromAction", "action": _import_path(self.action), "dim": self.dim, "parameters": parameters}
+        return {"group": "FromAction", "action": import_path(self.action), "dim": self.dim, "parameters": parameters}
 
     def _check_layout(self) -> None:
         super()._check_layout()
@@ -269,13 +269,15 @@ class FromFields(CustomGroup):
     """
 
     def __init__(self, fields: Sequence[Callable[..., Any] | str], parameters: Sequence[str]) -> None:
-        self.fields = tuple(_import(field) if isinstance(field, str) else field for field in fields)
+        self.fields = tuple(
+            import_function(field, SymmetryError) if isinstance(field, str) else field for field in fields
+        )
         self.parameters = tuple(parameters)
         if not self.fields:
             raise SymmetryError(message("FromFields", "at least one field", "none", "give the fields that span orbits"))
 
     def __repr__(self) -> str:
-        return f"FromFields({[_import_path(f) for f in self.fields]}, parameters={list(self.parameters)})"
+        return f"FromFields({[import_path(f) for f in self.fields]}, parameters={list(self.parameters)})"
 
     @property
     def dim(self) -> int:
@@ -284,7 +286,7 @@ class FromFields(CustomGroup):
 
     def spec(self) -> dict[str, Any]:
         """Return the declaration; functions that no module holds by name cannot be built again from it."""
-        paths = [_import_path(field) for field in self.fields]
+        paths = [import_path(field) for field in self.fields]
         return {"group": "FromFields", "fields": paths, "parameters": list(self.parameters)}
 
     def _velocity(self, coefficients: Tensor, entries: Tensor) -> Tensor:
@@ -339,29 +341,3 @@ def _null_space(rows: Tensor) -> Tensor:
     scale = float(values.max()) if values.numel() else 0.0
     rank = int((values > 1e-9 * max(scale, 1.0)).sum())
     return left.mT[rank:]
-
-
-def _import_path(function: Callable[..., Any]) -> str:
-    name = getattr(function, "__qualname__", type(function).__qualname__)
-    return f"{getattr(function, '__module__', None)}:{name}"
-
-
-def _import(path: str) -> Callable[..., Any]:
-    """Return the function at ``module:function``.
-
-    Raises
-    ------
-    SymmetryError
-        If there is none.
-    """
-    module, _, name = path.partition(":")
-    try:
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        remedy = "define the function at the top level of a module"
-        raise SymmetryError(
-            message("function of a group", "an import path 'module:function'", f"{path!r} ({error})", remedy)
-        ) from None
-    return found

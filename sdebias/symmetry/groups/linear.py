@@ -49,8 +49,8 @@ class GeneralLinear(NamedGroup):
 
     Parameters
     ----------
-    first, second : str or sequence of str
-        The factors, each with the axis of length r after a colon; by default the last: ``GeneralLinear("U", "V")`` is
+    *parameters : str or sequence of str
+        Two factors, each with the axis of length r after a colon; by default the last: ``GeneralLinear("U", "V")`` is
         U Vᵀ, ``GeneralLinear("W_Q", "W_K")`` is W_Q W_Kᵀ, ``GeneralLinear("W_V", "W_O:0")`` is W_V W_O. A sequence
         joins parameters that transform alike.
     """
@@ -105,7 +105,7 @@ class GeneralLinear(NamedGroup):
         return self.slots[0].read(theta), self.slots[1].read(theta)
 
     def _place(self, first: Tensor, second: Tensor, background: Tensor | None = None) -> Tensor:
-        return self._assemble({**self.slots[0].write(first), **self.slots[1].write(second)}, background)
+        return self._written({**self.slots[0].write(first), **self.slots[1].write(second)}, background)
 
     def _grams(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         first, second = self._factors(theta)
@@ -317,7 +317,7 @@ class Orthogonal(NamedGroup):
 
     def _rotated(self, matrix: Tensor, theta: Tensor, background: Tensor | None = None) -> Tensor:
         slot = self.slots[0]
-        return self._assemble(slot.write(matrix @ slot.read(self.layout.check(theta))), background)
+        return self._written(slot.write(matrix @ slot.read(self.layout.check(theta))), background)
 
     def exp(self, coefficients: Tensor) -> Tensor:
         """Return the rotation, shape (..., m, m)."""

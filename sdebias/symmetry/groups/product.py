@@ -49,7 +49,7 @@ class Product(Symmetry):
         self.factors = tuple(factor.bind(self, validate=self._validate) for factor in self.factors)
         for k, first in enumerate(self.factors):
             for second in self.factors[k + 1 :]:
-                if set(first.parameter_names) & set(second.parameter_names):
+                if bool((first.moved_entries & second.moved_entries).any()):
                     self._check_commute(first, second)
 
     def _check_commute(self, first: Symmetry, second: Symmetry) -> None:
@@ -67,14 +67,14 @@ class Product(Symmetry):
 
     @cached_property
     def _components(self) -> list[Symmetry]:
-        """Factors joined where they share parameters."""
-        groups: list[tuple[set[str], list[Symmetry]]] = []
+        """Factors joined where they share entries of parameters."""
+        groups: list[tuple[Tensor, list[Symmetry]]] = []
         for factor in self.factors:
-            names, members = set(factor.parameter_names), [factor]
-            for group in [g for g in groups if g[0] & names]:
-                groups.remove(group)
-                names, members = group[0] | names, group[1] + members
-            groups.append((names, members))
+            moved, members = factor.moved_entries, [factor]
+            for group in [g for g in groups if bool((g[0] & moved).any())]:
+                groups = [g for g in groups if g is not group]
+                moved, members = group[0] | moved, group[1] + members
+            groups.append((moved, members))
         if len(groups) == 1 and len(self.factors) > 1:
             return [self]
         return [m[0] if len(m) == 1 else Product(*m).bind(self, validate=self._validate) for _, m in groups]
@@ -87,6 +87,11 @@ class Product(Symmetry):
     def parameter_names(self) -> tuple[str, ...]:
         """Names of the parameters that a factor changes."""
         return tuple(dict.fromkeys(name for factor in self.factors for name in factor.parameter_names))
+
+    @property
+    def moved_entries(self) -> Tensor:
+        """Which entries a factor changes, a bool tensor (parameter,)."""
+        return torch.stack([factor.moved_entries for factor in self.factors]).any(0)
 
     @property
     def dim(self) -> int:

@@ -73,7 +73,7 @@ class ScaleGroup(NamedGroup):
         pieces = {}
         for slot, factor in zip(self.slots, factors, strict=True):
             pieces.update(slot.write(slot.read(theta) * factor.unsqueeze(-1)))
-        return self._assemble(pieces, background)
+        return self._written(pieces, background)
 
     def _row_products(self, first: Tensor, second: Tensor) -> list[Tensor]:
         """Return the inner products of the rows, one (..., unit) tensor a slot."""
