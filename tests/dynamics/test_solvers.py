@@ -260,9 +260,9 @@ def test_every_method_gives_the_mean_of_euler(
 ) -> None:
     """A wrong pairing is refused with those that are right; a right one ends within 4 standard errors of euler's mean.
 
-    With 8 substeps, against euler with 16, so that the bias of the solver steps is about one standard error, for the mean
-    of six parameters: false-alarm rate 4e-4 each. A learning rate a tenth larger is rejected. Diagonal noise is refused to milstein, which solves another equation: its mean was seven
-    standard errors off.
+    With 8 substeps, against euler with 16, so that the bias of the solver steps is about one standard error, for the
+    mean of six parameters: false-alarm rate 4e-4 each. A learning rate a tenth larger is rejected. Diagonal noise is
+    refused to milstein, which solves another equation: its mean was seven standard errors off.
     """
     kind = "additive" if noise.constant else "general"
     if kind not in METHODS[method].noises:
