@@ -61,7 +61,7 @@ def stopped_at_each_segment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def interruptible() -> Iterator[threading.Event]:
         stop = threading.Event()
 
-        def told(self: Progress, updates: int, flagged: int) -> None:
+        def told(self: Progress, shard: int, updates: int, flagged: int) -> None:
             stop.set()
 
         with monkeypatch.context() as patch:
