@@ -18,7 +18,7 @@ def test_running_interrupted_and_finished(half_run: RunDirectory) -> None:
     with half_run.locked(), tqdm(total=60 * 200, disable=True) as bar, Progress(half_run, bar) as told:
         now = told._begun
         with mock.patch("time.monotonic", return_value=now + 10):
-            told(45, 600 + 1200, 0)  # the last shard, of which 600 are on the disk
+            told(48, 1200, 0)  # of the last shard
         text = describe_run(half_run)
         assert text.splitlines()[:3] == [
             f"{half_run.path}: running",
@@ -65,7 +65,7 @@ def test_damaged_files_are_counted(half_run: RunDirectory) -> None:
 def test_a_clock_that_goes_backwards_does_not_matter(half_run: RunDirectory) -> None:
     with clock_going_backwards(), tqdm(total=60 * 200, disable=True) as bar, Progress(half_run, bar) as told:
         for updates in (10, 20, 30):
-            told(45, 600 + updates, 0)
+            told(48, updates, 0)
     note = json.loads((half_run.path / PROGRESS).read_text())
     assert note["rate"] > 0
     assert note["eta_seconds"] > 0
