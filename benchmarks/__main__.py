@@ -28,6 +28,7 @@ SECTIONS = {
     "replicates": "replicates",
     "geometry": "geometry",
     "job": "job",
+    "store": "store",
 }
 """Module of each section, in the order of the report; a module has `measure` and `render`."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks import gpu, growth, machine
+from benchmarks import gpu, growth, machine, store
 from benchmarks.workloads import Hadamard, Toy
 
 pytestmark = pytest.mark.usefixtures("plain_steps")
@@ -35,3 +35,11 @@ def test_a_point_of_the_growth_curves(case: str) -> None:
     assert {"trajectories": 10, "steps": 4, "parameters": 4}.items() <= point.items()
     assert point["seconds"] > 0
     assert point["result"] > 10 * 2 * 4 / machine.MIB  # the loss of ten trajectories at two steps, in float32
+
+
+@pytest.mark.parametrize("name", [store.MEMORY, store.STORED])
+def test_ways_to_keep_an_ensemble(name: str) -> None:
+    row = store.measure_one(name, trajectories=10, steps=40, rounds=1)
+    assert row["seconds"] > 0
+    assert (row["written"] > 0) == (name == store.STORED)
+    assert name in store.render("store", {"rows": [{**row, "name": store.VALUES}, row], "cores": 1})
