@@ -7,7 +7,7 @@ READY = $(VENV)/.ready
 JOBS ?= 2
 FIGURES = $(patsubst experiments/%.py,experiments.%,$(sort $(wildcard experiments/fig*.py experiments/beyond_*.py)))
 
-.PHONY: run test test-all lint format bench figures figures-smoke docs docs-figures clean
+.PHONY: run test test-all lint format bench figures figures-smoke docs docs-figures report-check clean
 
 run: $(READY) ## the main job: orbit drift of SGD and its SDE on the diabetes data
 	$(BIN)/sdebias run experiments/diabetes.toml --overwrite
@@ -48,10 +48,16 @@ docs-figures: run ## the figures of the documentation
 	$(BIN)/python -m experiments.concepts
 	$(BIN)/python -m experiments.ito_convergence
 	$(BIN)/python -m experiments.rotation_law
+	$(BIN)/python -m experiments.landscape_paths
 	$(BIN)/python -m experiments.design_penalties
 	$(BIN)/python -m experiments.design_recovery
 	$(BIN)/python -m experiments.design_regression
 	$(BIN)/python -m experiments.design_tasks
+
+report-check: $(READY) ## reports of every sort in headless Chromium: no error, no request, no page wider than its window
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[browser]"
+	$(BIN)/python tests/report/reports.py results/reports
+	$(BIN)/python tests/report/browser_check.py results/reports/*.html --screenshots results/reports/screenshots
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -63,14 +63,16 @@ def measure(key: str, allowed: list[int]) -> dict[str, Any]:
 
 def with_shares(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return rows whose bound says what share of the time the limits alone would take."""
-    alone = {row["name"]: row["seconds"] for row in rows if row["name"] in (torch_peers.NORMALS, torch_peers.PRODUCTS)}
-    words = {torch_peers.NORMALS: "normals", torch_peers.PRODUCTS: "matrix products"}
+    alone = {row["name"]: row["seconds"] for row in rows if "seconds" in row}
     result = []
     for row in rows:
         if row["bound"] == torch_peers.REST:
-            cheap = any(kind in row["name"] for kind in torch_peers.INCREMENTS[1:])
-            parts = {name: time for name, time in alone.items() if not (cheap and name == torch_peers.NORMALS)}
-            shares = [f"{words[name]} {100 * time / row['seconds']:.0f} %" for name, time in parts.items()]
+            drawn = torch_peers.OWN_NORMALS if row["name"].startswith("sdebias") else torch_peers.NORMALS
+            words = {drawn: "normals", torch_peers.PRODUCTS: "matrix products"}
+            if any(kind in row["name"] for kind in torch_peers.INCREMENTS[1:]):
+                del words[drawn]
+            parts = {word: alone[name] for name, word in words.items() if name in alone}
+            shares = [f"{word} {100 * time / row['seconds']:.0f} %" for word, time in parts.items()]
             row = {**row, "bound": ", ".join([*shares, row["bound"]])}
         result.append(row)
     return result

@@ -13,13 +13,15 @@ from torch import Tensor
 
 import sdebias as sb
 from sdebias.dynamics.brownian import SequentialBrownian
-from sdebias.dynamics.increments import INCREMENTS
+from sdebias.dynamics.increments import INCREMENTS, draw
+from sdebias.dynamics.walk import CHUNK_NUMBERS
 
 from .timing import Contender
 from .workloads import Workload
 
 PLAIN = "torchsde"
 NORMALS = "limit: the normals alone"
+OWN_NORMALS = "sdebias, the normals alone"
 PRODUCTS = "limit: the matrix products alone"
 REST = "the rest: passes over memory, dispatch"
 
@@ -102,6 +104,20 @@ def normals_alone(workload: Workload, trajectories: int) -> Callable[[], None]:
     return call
 
 
+def own_normals_alone(workload: Workload, trajectories: int) -> Callable[[], None]:
+    """Return a call that draws the normals of a run as sdebias draws them, for some steps at once."""
+    chunk = max(1, min(workload.steps, CHUNK_NUMBERS[workload.device.type] // (trajectories * workload.channels)))
+    generator = torch.Generator(workload.device).manual_seed(0)
+
+    def call() -> None:
+        for first in range(0, workload.steps, chunk):
+            count = min(chunk, workload.steps - first)
+            draw("gaussian", count, (trajectories, workload.channels), generator)
+        synchronize(workload.device)
+
+    return call
+
+
 def products_alone(workload: Workload, trajectories: int) -> Callable[[], None]:
     """Return a call that does the matrix products of a run."""
     product = workload.products(starts(workload, trajectories))
@@ -180,7 +196,8 @@ def contenders(workload: Workload, by_autograd: Workload | None = None) -> list[
     rows += [
         entry(f"sdebias, {kind}", REST, sdebias, last_states, run=compiled, increments=kind) for kind in INCREMENTS
     ]
-    rows.append(entry(NORMALS, "random bits and their logarithms and cosines", normals_alone, None))
+    for name, call in ((NORMALS, normals_alone), (OWN_NORMALS, own_normals_alone)):
+        rows.append(entry(name, "random bits and their logarithms and cosines", call, None))
     if workload.products(starts(workload, 2)) is not None:
         rows.append(entry(PRODUCTS, "flops", products_alone, None))
     return rows

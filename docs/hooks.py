@@ -44,7 +44,7 @@ REFERENCE = {
     "design": ("sdebias.design", ["sdebias.design"]),
     "files": (
         "Datasets, figures, errors",
-        ["sdebias.dataset", "sdebias.accessor", "sdebias.plotting", "sdebias.errors"],
+        ["sdebias.dataset", "sdebias.accessor", "sdebias.plotting", "sdebias.report", "sdebias.errors"],
     ),
 }
 LINK = re.compile(r"(?<=\]\()([^)#\s]+)")

@@ -22,6 +22,8 @@ from .laws import compare_law as compare_law
 from .laws import compare_samples as compare_samples
 from .moments import compare_moments as compare_moments
 from .prediction import effective_loss as effective_loss
+from .prediction import gram_spectrum as gram_spectrum
+from .prediction import landscape as landscape
 from .prediction import noise_equilibrium as noise_equilibrium
 from .prediction import predict_orbit_drift as predict_orbit_drift
 from .prediction import predict_relaxation as predict_relaxation

@@ -129,6 +129,8 @@ def load(
         If the problem does not fit into memory.
     """
     table, data = _read(path)
+    if data is not None and "initial" in table["run"]:
+        raise ConfigError(f"{path}: its initial states were given in a call; run it from Python with them")
     _check_keys(path, "", table, ("problem", "symmetry", "dynamics", "run"), ("problem", "symmetry", "dynamics", "run"))
     for name, section in table.items():
         if not isinstance(section, dict):
@@ -136,9 +138,42 @@ def load(
     changes = {key: value for key, value in (overrides or {}).items() if value is not None}
     settings = _build(path, "run", RunSettings, {**table["run"], **changes})
     settings = dataclasses.replace(settings, save=_functions(path, settings.save, allow_import))
-    problem = _problem(path, dict(table["problem"]), data, settings)
+    problem = _problem(path, table["problem"], data).to(resolve_device(settings.device), DTYPES[settings.dtype])
     symmetry = _symmetry(path, table["symmetry"], problem, allow_import)
+    if not symmetry.bind(problem).charge_labels:
+        raise ConfigError(f"{path} [symmetry]: {symmetry!r} has no charges, so there is no orbit drift to compare")
     return Run(path, problem, symmetry, _dynamics(path, table["dynamics"]), settings)
+
+
+def rebuild(ensemble: xr.Dataset, *, allow_import: Collection[str] | bool = False) -> tuple[Problem, Symmetry | None]:
+    """Return problem and symmetry of an ensemble, from the configuration and the data that it holds, on the CPU.
+
+    Parameters
+    ----------
+    ensemble : xr.Dataset
+        From `sdebias.simulate`, in memory or opened from its file.
+    allow_import : collection of str or bool
+        As in `load`.
+
+    Returns
+    -------
+    problem : Problem
+    symmetry : Symmetry or None
+        None where the ensemble was simulated without.
+
+    Raises
+    ------
+    ConfigError
+        If it holds no configuration, or one of a model that is not in `sdebias.problems.MODELS`.
+    DataError
+        If the data are not there or malformed.
+    """
+    path = Path(str(ensemble.encoding.get("source", "dataset")))
+    table = _stored(path, _configuration(ensemble), "dynamics")
+    dtype = check_choice("dtype", str(table["run"].get("dtype", "float64")), list(DTYPES), ConfigError)
+    problem = _problem(path, table["problem"], ensemble).to(dtype=DTYPES[dtype])
+    symmetry = _symmetry(path, table["symmetry"], problem, allow_import) if "symmetry" in table else None
+    return problem, symmetry
 
 
 def _functions(path: Path, save: list[Any] | None, allow_import: Collection[str] | bool) -> list[Any] | None:
@@ -181,11 +216,7 @@ def _read(path: Path) -> tuple[dict[str, Any], xr.Dataset | None]:
     if path.suffix == ".nc":
         with open_dataset(path) as dataset:
             dataset.load()
-        try:
-            table = json.loads(dataset.attrs["config_json"])
-        except (KeyError, TypeError, ValueError):
-            table = None
-        return _stored(path, table, path.stem), dataset
+        return _stored(path, _configuration(dataset), path.stem), dataset
     try:
         return tomllib.loads(path.read_text(encoding="utf-8")), None
     except (OSError, ValueError, RecursionError) as error:  # ValueError: no TOML, no UTF-8, or an int of many digits
@@ -193,16 +224,22 @@ def _read(path: Path) -> tuple[dict[str, Any], xr.Dataset | None]:
         raise ConfigError(message(str(path), "valid TOML", got, "correct that line")) from None
 
 
+def _configuration(ensemble: xr.Dataset) -> Any:
+    """Return the configuration that an ensemble holds, None where it holds none."""
+    try:
+        return json.loads(ensemble.attrs["config_json"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
 def _stored(path: Path, table: Any, name: str) -> dict[str, Any]:
     """Return the configuration that was stored with an ensemble, whose dynamics get a name."""
     try:
         found = {**table, "dynamics": {name: table["dynamics"]}}
-        run = dict(table["run"])
+        found |= {section: dict(table[section]) for section in ("problem", "run")}
     except (KeyError, TypeError, ValueError):
         remedy = "run from the original TOML file"
         raise ConfigError(message(str(path), "a file that holds its configuration", "none", remedy)) from None
-    if "initial" in run:
-        raise ConfigError(f"{path}: its initial states were given in a call; run it from Python with them")
     return found
 
 
@@ -264,15 +301,13 @@ def _symmetry(path: Path, section: dict[str, Any], problem: Problem, allow_impor
             raise ConfigError(f"{path} [symmetry]: " + message(content, "a list", got, remedy))
     try:
         symmetry = from_spec(section, allow_import=allow_import)
-        bound = symmetry.bind(problem)
+        symmetry.bind(problem)
     except InputError as error:
         raise type(error)(f"{path} [symmetry]: {error}") from None
-    if not bound.charge_labels:
-        raise ConfigError(f"{path} [symmetry]: {symmetry!r} has no charges, so there is no orbit drift to compare")
     return symmetry
 
 
-def _problem(path: Path, section: dict[str, Any], data: xr.Dataset | None, settings: RunSettings) -> Problem:
+def _problem(path: Path, section: dict[str, Any], data: xr.Dataset | None) -> Problem:
     model = _named(path, "problem", "model", section, MODELS)
     section = _without(section, "model")
     source = "stream" if "stream" in section else "data"
@@ -288,7 +323,7 @@ def _problem(path: Path, section: dict[str, Any], data: xr.Dataset | None, setti
         problem = _build(path, "problem", model, {**section, **_arrays(path, model, section, data)})
     if decay is not None:
         problem = _build(path, "problem", WeightDecay, {"problem": problem, "weight_decay": decay})
-    return problem.to(resolve_device(settings.device), DTYPES[settings.dtype])
+    return problem
 
 
 def _arrays(path: Path, model: type[Problem], section: Mapping[str, Any], data: xr.Dataset) -> dict[str, Any]:

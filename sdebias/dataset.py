@@ -31,6 +31,8 @@ KINDS = (
     "moments",
     "law_comparison",
     "statistics",
+    "landscape",
+    "spectrum",
 )
 OK = 0
 STATUS = {"ok": OK, "diverged": 1, "non_finite": 2}
@@ -68,10 +70,11 @@ class Variable:
 
 
 PATH = ("trajectory", "step")
-ENSEMBLE, PREDICTION, COMPARISON, LAW, EQUILIBRIUM, SPLIT, MOMENTS, LAW_COMPARISON, STATISTICS = (
+ENSEMBLE, PREDICTION, COMPARISON, LAW, EQUILIBRIUM, SPLIT, MOMENTS, LAW_COMPARISON, STATISTICS, LANDSCAPE, SPECTRUM = (
     (kind,) for kind in KINDS
 )
 SIMULATED = (*ENSEMBLE, *STATISTICS)
+PLANE = ("ordinate", "abscissa")
 SCHEMA: dict[str, Variable] = {
     "theta": Variable(ENSEMBLE, (*PATH, "parameter"), "parameters", "1"),
     "loss": Variable(ENSEMBLE, PATH, "loss over all data", "loss", "L = mean_i l_i(theta)"),
@@ -284,6 +287,28 @@ SCHEMA: dict[str, Variable] = {
     ),
     "predicted_charge": Variable(EQUILIBRIUM, ("step", "charge"), "charge along its relaxation", "parameter^2"),
     "predicted_theta": Variable(EQUILIBRIUM, ("step", "parameter"), "parameters along the relaxation", "1"),
+    "landscape_loss": Variable(LANDSCAPE, PLANE, "loss over the plane", "loss", "L(theta)", required=True),
+    "landscape_effective_loss": Variable(
+        LANDSCAPE,
+        PLANE,
+        "effective loss of the orbit through the point",
+        "loss",
+        "L_eff = -T log density at the balanced point of the orbit",
+        required=True,
+    ),
+    "landscape_predictor": Variable(
+        LANDSCAPE, (*PLANE, "predictor"), "predictor coordinates over the plane", "1", "q = F(theta)", required=True
+    ),
+    "landscape_charge": Variable(LANDSCAPE, (*PLANE, "charge"), "charge over the plane", "parameter^2"),
+    "gram_eigenvalue": Variable(
+        SPECTRUM,
+        (*PATH, "direction"),
+        "eigenvalues of the Gram matrix, the largest first",
+        "parameter^2",
+        "of G_ab = <X_a, X_b>",
+        required=True,
+    ),
+    "gram_rank": Variable(SPECTRUM, PATH, "rank of the Gram matrix: dimension of the orbit", "1", required=True),
 }
 
 # Statistics of an observable are variables named `{observable}_{suffix}`, by suffix; `...` stands for the dims, and {}
@@ -330,6 +355,9 @@ COORDINATES = {
     "moment": {"long_name": "moment of an increment"},
     "bin": {"long_name": "bin of a histogram"},
     "sample": {"long_name": "ensemble whose law is compared"},
+    "abscissa": {"long_name": "parameter that the attribute abscissa names"},
+    "ordinate": {"long_name": "parameter that the attribute ordinate names"},
+    "direction": {"long_name": "direction of the orbit, by eigenvalue"},
     "other_predictor": {"long_name": "predictor coordinate, second index of a matrix"},
     "other_charge": {"long_name": "charge of the symmetry, second index of a matrix"},
     "other_parameter": {"long_name": "scalar parameter, second index of a matrix"},
@@ -395,12 +423,12 @@ def make_dataset(
         coords = {**coords, "time": ((*rate_dims, "step"), np.multiply.outer(rate, np.asarray(coords["step"])))}
     origin = {"kind": kind, "schema_version": SCHEMA_VERSION, **provenance()}
     dataset = xr.Dataset(arrays, coords=dict(coords), attrs={**origin, **attributes})
-    if "status" in dataset:
+    made = dataset.variables  # without the array that `dataset[name]` makes of one
+    if "status" in made:
         flags = {"flag_values": np.array(list(STATUS.values()), np.int8), "flag_meanings": " ".join(STATUS)}
-        dataset["status"].attrs.update(flags)
-    for name, attrs in COORDINATES.items():
-        if name in dataset.coords:
-            dataset[name].attrs = dict(attrs)
+        made["status"].attrs.update(flags)
+    for coordinate in made.keys() & COORDINATES.keys():
+        made[coordinate].attrs = COORDINATES[str(coordinate)]
     return validate(dataset, kind)
 
 
@@ -438,7 +466,7 @@ def validate(dataset: xr.Dataset, kind: str | None = None) -> xr.Dataset:
             if row.required:
                 raise DataError(message("dataset", f"a variable {name!r}", "none", nearest(name, map(str, dataset))))
             continue
-        dims = tuple(str(dim) for dim in dataset[name].dims if dim != "replicate")
+        dims = tuple(str(dim) for dim in dataset.variables[name].dims if dim != "replicate")
         if dims not in (row.dims, (*row.dims, *row.varying)):
             remedy = f"transpose it to ([replicate,] {', '.join(row.dims)})"
             raise DataError(message(f"variable {name!r}", f"dims {row.dims}", dims, remedy))

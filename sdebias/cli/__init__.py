@@ -1,4 +1,4 @@
-"""The command line: ``sdebias examples | init | run | extend | status | merge | compare | plot | info``."""
+"""The command line: ``sdebias examples | init | run | extend | status | merge | compare | plot | report | info``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from ..errors import InputError, SdebiasError
-from .analyse import CompareCommand, InfoCommand, PlotCommand
+from .analyse import CompareCommand, InfoCommand, PlotCommand, ReportCommand
 from .runs import ExtendCommand, MergeCommand, RunCommand, StatusCommand
 from .start import ExamplesCommand, InitCommand
 
@@ -24,6 +24,7 @@ Command = (
     | Annotated[MergeCommand, tyro.conf.subcommand("merge")]
     | Annotated[CompareCommand, tyro.conf.subcommand("compare")]
     | Annotated[PlotCommand, tyro.conf.subcommand("plot")]
+    | Annotated[ReportCommand, tyro.conf.subcommand("report")]
     | Annotated[InfoCommand, tyro.conf.subcommand("info")]
 )
 

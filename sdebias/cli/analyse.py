@@ -1,8 +1,7 @@
-"""Verbs on stored ensembles: ``compare``, ``plot``, ``info``."""
+"""Verbs on stored ensembles: ``compare``, ``plot``, ``report``, ``info``."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,10 @@ from .. import config
 from ..dataset import STATUS
 from ..errors import InputError, SdebiasError
 from ..plotting import plot_orbit_drift
-from ..storage import check_outputs, open_dataset
+from ..report import comparison_text, html_report, reproduce_command
+from ..storage import check_outputs, open_dataset, save_text
 from .options import Files, Flag, OptionalPath
-from .report import compare_ensemble, report
+from .report import compare_ensemble
 
 
 def _some(files: Sequence[Path]) -> Sequence[Path]:
@@ -44,7 +44,7 @@ class CompareCommand:
 
     def __call__(self) -> int:
         """Print the table, and return the exit code."""
-        print(report(_compare_files(self.files)))
+        print(comparison_text(_compare_files(self.files)))
         return 0
 
 
@@ -70,6 +70,26 @@ class PlotCommand:
         except ValueError as error:
             raise InputError(f"out: expected a figure file such as .png or .pdf, got {out}; {error}") from None
         print(out)
+        return 0
+
+
+@dataclass
+class ReportCommand:
+    """Write what a dataset is and says as one HTML page, which needs no network."""
+
+    file: Positional[Path]
+    """Dataset (.nc) or run directory."""
+    out: OptionalPath = None
+    """Page; by default beside the file, with the ending .html."""
+    overwrite: Flag = False
+    """Replace a page that exists."""
+
+    def __call__(self) -> int:
+        """Write the page, and return the exit code."""
+        out = self.out or self.file.with_suffix(".html")
+        with open_dataset(self.file) as dataset:
+            check_outputs([out], size=0, overwrite=self.overwrite)
+            print(save_text(html_report(dataset, source=self.file), out))
         return 0
 
 
@@ -105,7 +125,5 @@ def describe(dataset: xr.Dataset, file: Path) -> str:
             config.load(file)
         except SdebiasError as error:
             return "\n".join([*lines, f"It cannot be made again from the command line: {error}"])
-        again = file.parent / f"{file.stem}-again"
-        command = f"sdebias run {shlex.quote(str(file))} --out {shlex.quote(str(again))}"
-        lines += [f"Make it again, bit for bit with the same versions and cpu_capability:\n  {command}"]
+        lines += [f"Make it again, bit for bit with the same versions and cpu_capability:\n  {reproduce_command(file)}"]
     return "\n".join(lines)

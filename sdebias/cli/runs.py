@@ -16,10 +16,11 @@ from ..ensemble.run import CHECKPOINT, prepare
 from ..ensemble.run import run as simulate_in
 from ..errors import InputError, OutputError, check_count, check_positive, message
 from ..plotting import plot_orbit_drift
+from ..report import comparison_text
 from ..storage import check_outputs, find_runs, is_run, merge, remove_run
 from ..storage.progress import describe_run
 from .options import Flag, Imports, Number, OptionalPath, Text
-from .report import compare_ensemble, report, summary
+from .report import compare_ensemble, summary
 
 FIGURE = "orbit_drift.png"
 Seconds = Annotated[float, arg(metavar="SECONDS")]
@@ -222,7 +223,7 @@ def _simulate(jobs: list[Job], root: Path, checkpoint: float, *, merged: bool) -
         else:
             comparisons[job.name] = compare_ensemble(ensemble, job.run)
     if comparisons:
-        print(report(comparisons))
+        print(comparison_text(comparisons))
         files.append(root / FIGURE)
         plot_orbit_drift(list(comparisons.values())).savefig(files[-1])
     for file in files:

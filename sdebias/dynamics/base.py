@@ -206,10 +206,6 @@ class Dynamics(ABC):
     def draw(self, steps: int, lead: tuple[int, ...], generator: torch.Generator) -> Draws:
         """Draw the random numbers of `steps` solver steps of trajectories ([replicate,] trajectory)."""
 
-    def piece(self, draws: Draws, first: int, last: int) -> Draws:
-        """Return those of the steps `first` to `last`."""
-        return {name: drawn[first:last] for name, drawn in draws.items()}
-
     @abstractmethod
     def advance(self, theta: Tensor, draws: Draws, step: int, rate: Rate) -> Tensor:
         """Return θ after one solver step.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,11 @@ WORD_STEPS = 32
 OUTER = 10_923
 SIZE = math.sqrt(65_536 / (2 * OUTER))
 
+# Normals in one draw, from which on the host's own source of them is faster than torch's, with its start of 10 μs.
+MANY = 2**15
+# Of which so many are made at a time, in a core's cache; an even number.
+PIECE = 2**16
+
 
 def draw(kind: str, steps: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Draw the increments of `steps` steps.
@@ -28,11 +34,10 @@ def draw(kind: str, steps: int, shape: tuple[int, ...], generator: torch.Generat
     Parameters
     ----------
     kind : {"gaussian", "rademacher", "three-point"}
-        Normals, in single precision whatever the dtype of the state: torch draws them five times faster, and rounding
-        at 6e-8 and the cut at 5.8 standard deviations (probability 1e-8) are far below every weak error; ±1 from one
-        bit each; or 0, ±√3 from 16 bits each.
+        Normals, in single precision whatever the dtype of the state: they cost a fifth, and rounding at 6e-8 and the
+        cut at 5.8 standard deviations (probability 1e-8) are far below every weak error; ±1 from one bit each; or 0,
+        ±√3 from 16 bits each.
     steps : int
-        At most `WORD_STEPS` for one draw of bits.
     shape : tuple of int
         Of one increment.
     generator : torch.Generator
@@ -41,12 +46,15 @@ def draw(kind: str, steps: int, shape: tuple[int, ...], generator: torch.Generat
     Returns
     -------
     Tensor
-        For `read`: shape (steps, *shape), or (1, *shape) for words of bits.
+        For `read`: shape (steps, *shape), or (⌈steps/32⌉, *shape) for words of bits.
     """
     device = generator.device
     if kind == "gaussian":
+        count = steps * math.prod(shape)
+        if device.type == "cpu" and count >= MANY:
+            return _normals(count, generator).view(steps, *shape)
         return torch.empty(steps, *shape, device=device).normal_(generator=generator)
-    numbers, bits = (1, torch.int32) if kind == "rademacher" else (steps, torch.int16)
+    numbers, bits = (-(-steps // WORD_STEPS), torch.int32) if kind == "rademacher" else (steps, torch.int16)
     count, per_word = numbers * math.prod(shape), 64 // torch.iinfo(bits).bits
     words = torch.empty(-(-count // per_word), dtype=torch.int64, device=device)
     words.random_(-(2**63), None, generator=generator)
@@ -63,13 +71,34 @@ def read(kind: str, drawn: Tensor, step: int, dtype: torch.dtype) -> Tensor:
         return drawn[step].to(dtype)
     if kind == "rademacher":
         # The bit of the step becomes the sign bit of 1.0.
-        sign = (drawn[0] << (WORD_STEPS - 1 - step)) & -(2**31)
+        sign = (drawn[step // WORD_STEPS] << (WORD_STEPS - 1 - step % WORD_STEPS)) & -(2**31)
         return (sign | 0x3F800000).view(torch.float32).to(dtype)
     number = drawn[step]
     above, below = number >= 2**15 - OUTER, number < -(2**15) + OUTER
     return (above.to(dtype) - below.to(dtype)) * SIZE
 
 
-def piece(kind: str, drawn: Tensor, first: int, last: int) -> Tensor:
-    """Return what was drawn for steps `first` to `last` of a window."""
-    return drawn >> first if kind == "rademacher" else drawn[first:last]
+def _normals(count: int, generator: torch.Generator) -> Tensor:
+    """Draw float32 normals on the host, in two thirds of torch's time.
+
+    Box and Muller's pairs √(−2 ln u) (cos 2πv, sin 2πv), with 31 bits for u and 32 for v, from numpy's vectorised
+    functions and Chris Doty-Humphrey's SFC64, which a word of `generator` seeds.
+    """
+    source = np.random.SFC64(int(torch.empty((), dtype=torch.int64).random_(generator=generator)))
+    normals = np.empty(count + count % 2, np.float32)
+    for first in range(0, count, PIECE):
+        piece = normals[first : first + PIECE]
+        radius, angle = piece[: len(piece) // 2], piece[len(piece) // 2 :]
+        np.copyto(piece, source.random_raw(len(radius)).view(np.int32))
+        radius += np.float32(0.5)  # never zero
+        np.abs(radius, out=radius)
+        radius *= np.float32(2.0**-31)
+        np.log(radius, out=radius)
+        radius *= np.float32(-2)
+        np.sqrt(radius, out=radius)
+        angle *= np.float32(math.pi * 2.0**-31)
+        cosine = np.cos(angle)
+        np.sin(angle, out=angle)
+        angle *= radius
+        radius *= cosine
+    return torch.from_numpy(normals[:count])

@@ -233,11 +233,6 @@ class SGDSDE(Dynamics):
             draws |= self.bound_problem.stream.draw((steps, *lead, self.bound_problem.n_samples), generator)
         return draws
 
-    def piece(self, draws: Draws, first: int, last: int) -> Draws:
-        """Return the draws of the steps `first` to `last`."""
-        drawn = increments.piece(self.increments, draws[INCREMENT], first, last)
-        return {**super().piece(draws, first, last), INCREMENT: drawn}
-
     def advance(self, theta: Tensor, draws: Draws, step: int, rate: Rate) -> Tensor:
         """Return θ after one step of the Euler–Maruyama method; see `Dynamics.advance`."""
         dynamics, dt = self, 1 / self.substeps

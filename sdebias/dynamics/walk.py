@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
+from .increments import WORD_STEPS
+
 if TYPE_CHECKING:
     from .base import Dynamics
 
@@ -16,8 +18,8 @@ Draws: TypeAlias = dict[str, Tensor]
 # (θ, draws, rates, count, every) → states after the steps of a chunk: all, or only the last.
 Advance: TypeAlias = Callable[[Tensor, Draws, Tensor | None, int, bool], list[Tensor]]
 
-# Solver steps that one chunk holds where nothing else limits it; the bits of a word serve as many.
-CHUNK = 32
+# Solver steps that one chunk holds where nothing else limits it: whole words of bits.
+CHUNK = 2 * WORD_STEPS
 # Numbers that the random draws of a chunk may fill: what a core's own cache holds; on CUDA enough to fill the device.
 CHUNK_NUMBERS = {"cpu": 2**18, "cuda": 2**26}
 
@@ -33,7 +35,7 @@ def longest_chunk(dynamics: Dynamics, trajectories: int) -> int:
 
 
 def advance(
-    dynamics: Dynamics, theta: Tensor, draws: Draws, rates: Tensor | None, count: int, every: bool
+    dynamics: Dynamics, theta: Tensor, draws: Draws, rates: Tensor | None, count: int, every: bool, first: int = 0
 ) -> list[Tensor]:
     """Return θ after each solver step of a chunk, or after its last one.
 
@@ -49,6 +51,8 @@ def advance(
     count : int
         Number of steps.
     every : bool
+    first : int
+        Place of the first step among the draws.
 
     Returns
     -------
@@ -57,7 +61,7 @@ def advance(
     """
     states = []
     for step in range(count):
-        theta = dynamics.advance(theta, draws, step, dynamics.rate(0) if rates is None else rates[step])
+        theta = dynamics.advance(theta, draws, first + step, dynamics.rate(0) if rates is None else rates[step])
         states.append(theta)
     return states if every else states[-1:]
 
@@ -148,12 +152,13 @@ class Walk:
         place = self._at % self._window
         if place == 0:
             self._draw()
-        whole = count == self._chunk == self._window
-        draws = self._draws if whole else self.dynamics.piece(self._draws, place, place + count)
         rates = self.dynamics.rates(self._start, self._at, count)
         # A piece of a chunk occurs where the walk is stopped on its way: it is not worth another compiled function.
         if self._advance is None or count < self._chunk:
-            return advance(self.dynamics, self.theta, draws, rates, count, every)
+            return advance(self.dynamics, self.theta, self._draws, rates, count, every, place)
+        draws = self._draws
+        if self._chunk < self._window:
+            draws = {name: drawn[place : place + count] for name, drawn in draws.items()}
         return self._advance(self.theta, draws, rates, count, every)
 
     def _draw(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import logging
 import threading
 import time
@@ -102,8 +103,7 @@ def compiled(chunk: Chunk, inputs: list[Tensor]) -> Chunk:
     # Without no_grad, models do not write in place, which a compiler would have to undo.
     with torch.enable_grad():
         graph = make_fx(chunk)(*inputs)
-    if inputs[0].stride(-1) != 1:
-        _pad_instead_of_cat(graph)
+    graph = make_fx(_ByParts(graph, interleaved=inputs[0].stride(-1) == 1).run)(*inputs)
     for node in graph.graph.nodes:
         node.meta.clear()
     # Called without the guards of `torch.compile`, which for small steps cost more than the steps.
@@ -112,24 +112,70 @@ def compiled(chunk: Chunk, inputs: list[Tensor]) -> Chunk:
     return function
 
 
-def _pad_instead_of_cat(graph: torch.fx.GraphModule) -> None:
-    """Write the joining of parts as a sum of padded parts, which is fused with its neighbours where `cat` is not."""
-    for node in graph.graph.find_nodes(op="call_function", target=torch.ops.aten.cat.default):
-        parts, dim = node.args[0], node.args[1] if len(node.args) > 1 else 0
-        if dim != -1:
-            continue
-        sizes = [part.meta["val"].shape[-1] for part in parts]
-        with graph.graph.inserting_before(node):
-            padded = [
-                graph.graph.call_function(
-                    torch.ops.aten.constant_pad_nd.default, (part, [sum(sizes[:k]), sum(sizes[k + 1 :])], 0.0)
-                )
-                for k, part in enumerate(parts)
-            ]
-            total = functools.reduce(lambda a, b: graph.graph.call_function(torch.ops.aten.add.Tensor, (a, b)), padded)
-        node.replace_all_uses_with(total)
-        graph.graph.erase_node(node)
-    graph.recompile()
+@dataclasses.dataclass(frozen=True)
+class _Joined:
+    """Tensors that are to be joined along their last axis."""
+
+    parts: tuple[Tensor, ...]
+    interleaved: bool
+
+    @functools.cached_property
+    def spans(self) -> list[tuple[int, int]]:
+        """Begin and end of each part."""
+        return list(itertools.pairwise(itertools.accumulate((part.shape[-1] for part in self.parts), initial=0)))
+
+    @functools.cached_property
+    def whole(self) -> Tensor:
+        """The parts, joined; stored row by row, or each part in one piece."""
+        if self.interleaved:
+            return torch.cat(self.parts, -1)
+        return torch.cat([part.mT for part in self.parts], -2).mT
+
+
+class _ByParts(torch.fx.Interpreter):
+    """Runs a graph so that what is joined is not, up to where the whole is needed.
+
+    The compiler does not fuse `cat` with what follows it: either it writes all parts to memory, or it computes each of
+    them for every entry of the whole.
+    """
+
+    def __init__(self, graph: torch.fx.GraphModule, interleaved: bool) -> None:
+        super().__init__(graph)
+        self._interleaved = interleaved
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Return the result of an operation, in parts where one of its arguments is."""
+        call = super().call_function
+        if target is torch.ops.aten.cat.default and args[1:] == (-1,):
+            return _Joined(tuple(_wholes(args[0])), self._interleaved)
+        joined = [value for value in args if isinstance(value, _Joined)]
+        spans = joined[0].spans if joined else []
+        if joined and torch.Tag.pointwise in target.tags and all(value.spans == spans for value in joined):
+            pieces = [tuple(_part(value, k, spans) for value in args) for k in range(len(spans))]
+            return _Joined(tuple(call(target, piece, kwargs) for piece in pieces), self._interleaved)
+        if joined and target is torch.ops.aten.slice.Tensor and len(args) == 4:
+            axis, span = args[1] % joined[0].parts[0].ndim, (args[2], min(args[3], spans[-1][1]))
+            if axis == joined[0].parts[0].ndim - 1 and span in spans:
+                return joined[0].parts[spans.index(span)]
+        return call(target, _wholes(args), _wholes(kwargs))
+
+    def output(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Return the results as tensors."""
+        return super().output(target, _wholes(args), kwargs)
+
+
+def _part(value: Any, k: int, spans: list[tuple[int, int]]) -> Any:
+    """Return what an elementwise operation takes of an argument for part k."""
+    if isinstance(value, _Joined):
+        return value.parts[k]
+    # An axis of length 1 broadcasts to every part.
+    wide = isinstance(value, Tensor) and value.ndim > 0 and value.shape[-1] == spans[-1][1]
+    return value[..., slice(*spans[k])] if wide else value
+
+
+def _wholes(arguments: Any) -> Any:
+    """Return arguments with all that is in parts joined."""
+    return torch.fx.node.map_aggregate(arguments, lambda value: value.whole if isinstance(value, _Joined) else value)
 
 
 def captured(chunk: Chunk, inputs: list[Tensor]) -> Chunk:

@@ -18,12 +18,12 @@ from ..problems.cost import OperationCounter
 
 # Numbers that the operations of one step shall write for one block: enough that launching them costs little, few enough
 # that they stay in a cache, or on CUDA enough to fill the device.
-STEP_NUMBERS = {"cpu": 2**19, "cuda": 2**26}
+STEP_NUMBERS = {"cpu": 3 * 2**18, "cuda": 2**26}
 LARGEST_BLOCK = {"cpu": 2**11, "cuda": 2**16}
 SMALLEST_BLOCK = 64
 
 # Operations that one compiled chunk may hold: compilers take seconds for hundreds of them.
-CHUNK_OPERATIONS = 700
+CHUNK_OPERATIONS = 1000
 
 # What has been counted: numbers and operations of a step, by problem and dynamics.
 _counted: weakref.WeakKeyDictionary[Problem, dict[Hashable, tuple[int, int]]] = weakref.WeakKeyDictionary()
@@ -145,14 +145,16 @@ def _count_step(dynamics: Dynamics, points: int = 2) -> tuple[int, int]:
 
 
 def _fit(longest: int, interval: int, saves: int) -> int:
-    """Return a chunk length of at most `longest` that fits saves and segments, if there is one that is not short."""
+    """Return a chunk length of at most `longest` that fits saves and segments, if there is one that is not short.
+
+    Else that which leaves the fewest steps of a segment over: they are not compiled.
+    """
     longest = min(longest, interval * saves)
+    sizes = range(longest, longest // 2, -1)
     fitting = [
-        size
-        for size in range(longest, longest // 2, -1)
-        if interval % size == 0 or (size % interval == 0 and (interval * saves) % size == 0)
+        size for size in sizes if interval % size == 0 or (size % interval == 0 and (interval * saves) % size == 0)
     ]
-    return fitting[0] if fitting else longest
+    return fitting[0] if fitting else min(sizes, key=lambda size: interval * saves % size)
 
 
 def _power_of_two(count: int) -> int:

@@ -11,11 +11,9 @@ import scipy.stats
 import torch
 import torchsde
 from conftest import GivenIncrements
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import sdebias as sb
-from sdebias.dynamics.increments import INCREMENTS, OUTER, SIZE, draw, piece, read
+from sdebias.dynamics.increments import INCREMENTS, MANY, OUTER, SIZE, draw, read
 from sdebias.errors import InputError
 
 MOMENTS = {"gaussian": (1, 3, 15), "rademacher": (1, 1, 1), "three-point": (1, 3, 9)}
@@ -56,14 +54,43 @@ def test_steps_and_channels_are_independent(kind: str) -> None:
     assert abs(float(torch.corrcoef(torch.cat(channels))[0, 1])) * channels[0].numel() ** 0.5 < 3.3
 
 
-@settings(deadline=None, max_examples=30)
-@given(kind=st.sampled_from(INCREMENTS), steps=st.integers(2, 32), data=st.data())
-def test_a_piece_reads_as_the_whole(kind: str, steps: int, data: Any) -> None:
-    drawn = draw(kind, steps, (3, 5), torch.Generator().manual_seed(1))
-    first = data.draw(st.integers(0, steps - 1))
-    step = data.draw(st.integers(0, steps - 1 - first))
-    part = piece(kind, drawn, first, first + step + 1)
-    assert torch.equal(read(kind, part, step, torch.float32), read(kind, drawn, first + step, torch.float32))
+@pytest.mark.parametrize("kind", INCREMENTS)
+def test_words_go_on(kind: str) -> None:
+    """Steps beyond the bits of a word read the next one: 70 steps are 70 different increments."""
+    assert len(torch.unique(increments(kind, steps=70), dim=0)) == 70
+
+
+@pytest.mark.parametrize("count", [MANY - 1, MANY, MANY + 1, 2**20])
+def test_normals_of_both_sources_are_normal(count: int) -> None:
+    """Kolmogorov–Smirnov of few and many at a false-alarm rate of 1e-3; a deviation 10 % larger is rejected."""
+    sample = draw("gaussian", 1, (count,), torch.Generator().manual_seed(1))[0].double().numpy()
+    assert len(sample) == count
+    assert scipy.stats.kstest(sample, "norm").pvalue > 1e-3
+    assert scipy.stats.kstest(sample, "norm", args=(0, 1.1)).pvalue < 1e-3
+
+
+def test_the_tails_of_many_normals_are_those_of_a_normal() -> None:
+    """Counts of 2^24 normals beyond 3, 4 and 5 are within a Poisson interval: false alarms 1e-3 each.
+
+    The draws come in pairs of one radius: the number of pairs with both beyond 2 is that of independent ones.
+    """
+    sample = draw("gaussian", 2**8, (2**16,), torch.Generator().manual_seed(2)).flatten()
+    assert torch.isfinite(sample).all()
+    for bound in (3, 4, 5):
+        law = scipy.stats.poisson(2 * scipy.stats.norm.sf(bound) * len(sample))
+        assert law.ppf(5e-4) <= int((sample.abs() > bound).sum()) <= law.isf(5e-4)
+    one, two = (half.abs() > 2 for half in sample.chunk(2))
+    law = scipy.stats.poisson((2 * scipy.stats.norm.sf(2)) ** 2 * len(one))
+    assert law.ppf(5e-4) <= int((one & two).sum()) <= law.isf(5e-4)
+
+
+def test_many_normals_come_from_the_stream_alone() -> None:
+    """The same seed gives the same normals, the next draw others, and another seed others again."""
+    rng = torch.Generator().manual_seed(3)
+    first, second = (draw("gaussian", 2, (MANY,), rng) for _ in range(2))
+    assert torch.equal(first, draw("gaussian", 2, (MANY,), torch.Generator().manual_seed(3)))
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, draw("gaussian", 2, (MANY,), torch.Generator().manual_seed(4)))
 
 
 def test_bits_cost_a_fraction_of_a_normal() -> None:

@@ -87,15 +87,24 @@ def test_a_failure_is_logged_and_survived(
     np.testing.assert_array_equal(ens["theta"], run(problem, dynamics, compile=False)["theta"])
 
 
-def test_joined_parts_are_summed_in_the_graph() -> None:
-    def joined(theta: torch.Tensor) -> torch.Tensor:
-        return torch.cat([theta[..., :1].sin(), theta[..., 1:].cos()], -1) @ torch.eye(3)
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_joined_parts_are_joined_where_the_whole_is_needed(interleaved: bool) -> None:
+    """Of three steps, only what is returned and what a matrix is applied to is joined; both are stored as θ is."""
 
-    theta = torch.randn(5, 3)
-    graph = engine.make_fx(joined)(theta)
-    engine._pad_instead_of_cat(graph)
-    assert not graph.graph.find_nodes(op="call_function", target=torch.ops.aten.cat.default)
-    torch.testing.assert_close(graph(theta), joined(theta))
+    def steps(theta: torch.Tensor, noise: torch.Tensor) -> list[torch.Tensor]:
+        for row in noise:
+            change = torch.cat([theta[..., :1].sin(), theta[..., 1:].cos() * theta[..., :1]], -1)
+            theta = theta + 0.1 * change + row * 2 + row.sum(-1, keepdim=True)
+        return [theta, theta @ torch.eye(3)]
+
+    theta, noise = (torch.randn(*lead, 3, 5).mT if not interleaved else torch.randn(*lead, 5, 3) for lead in ((), (3,)))
+    graph = engine.make_fx(steps)(theta, noise)
+    parted = engine.make_fx(engine._ByParts(graph, interleaved).run)(theta, noise)
+    nodes = [len(g.graph.find_nodes(op="call_function", target=torch.ops.aten.cat.default)) for g in (graph, parted)]
+    assert nodes == [3, 1]
+    for found, wanted in zip(parted(theta, noise), steps(theta, noise), strict=True):
+        torch.testing.assert_close(found, wanted)
+    assert parted(theta, noise)[0].stride() == theta.stride()
 
 
 def test_a_chunk_of_another_shape_is_another_function(problem: sb.problems.HadamardRegression) -> None:

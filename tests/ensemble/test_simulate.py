@@ -14,7 +14,7 @@ from conftest import DEVICES, regression
 
 import sdebias as sb
 from sdebias.dynamics.base import Dynamics
-from sdebias.ensemble.plan import ensemble_bytes, save_grid
+from sdebias.ensemble.plan import Plan, ensemble_bytes, save_grid
 from sdebias.errors import InputError, RunError, SymmetryError
 
 SGD = sb.SGD(learning_rate=0.05)
@@ -47,7 +47,9 @@ class TestReproducibility:
         self, problem: sb.problems.HadamardRegression, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         whole = run(problem, SDE, steps=20, save_every=1)
-        monkeypatch.setattr("sdebias.ensemble.plan.SAVES_PER_SEGMENT", 3)
+        monkeypatch.setattr(
+            Plan, "segments", lambda *_: [(at, list(range(at, min(at + 3, 20) + 1))) for at in range(0, 20, 3)]
+        )
         np.testing.assert_array_equal(run(problem, SDE, steps=20, save_every=1)["theta"], whole["theta"])
 
     @pytest.mark.parametrize("dynamics", [SGD, SDE], ids=["SGD", "SDE"])

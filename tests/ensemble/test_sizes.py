@@ -24,7 +24,7 @@ def test_small_problems_have_large_blocks_and_large_ones_small_blocks() -> None:
     toy = sb.problems.HadamardRegression([[1.0]], [1.0])
     dynamics = sb.SGDSDE(learning_rate=0.1, noise="isotropic", temperature=0.1, substeps=1)
     small, large = (choose_sizes(d, saves=1, interval=64) for d in (dynamics.bind(toy), SDE.bind(big())))
-    assert (small.block, small.chunk) == (LARGEST_BLOCK["cpu"], 32)
+    assert (small.block, small.chunk) == (LARGEST_BLOCK["cpu"], 64)
     assert SMALLEST_BLOCK <= large.block < small.block
     assert large.chunk < small.chunk
 
@@ -34,7 +34,7 @@ def test_the_choice_is_the_same_on_every_call(problem: sb.problems.HadamardRegre
 
 
 @pytest.mark.parametrize(
-    ("interval", "saves", "chunk"), [(500, 1, 25), (64, 8, 32), (97, 1, 32), (4, 8, 32), (5, 8, 20), (3, 2, 6)]
+    ("interval", "saves", "chunk"), [(500, 1, 50), (64, 8, 64), (97, 1, 48), (4, 8, 32), (5, 8, 40), (3, 2, 6)]
 )
 def test_chunks_fit_the_saves(interval: int, saves: int, chunk: int) -> None:
     toy = sb.problems.HadamardRegression([[1.0]], [1.0])
