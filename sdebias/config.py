@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 import xarray as xr
 
+from .dataset import config_attributes
 from .dynamics import DYNAMICS, Dynamics
 from .errors import (
     ConfigError,
@@ -225,10 +226,11 @@ def _read(path: Path) -> tuple[dict[str, Any], xr.Dataset | None]:
 
 
 def _configuration(ensemble: xr.Dataset) -> Any:
-    """Return the configuration that an ensemble holds, None where it holds none."""
+    """Return the configuration that an ensemble holds, None where it holds none or one of another hash."""
     try:
-        return json.loads(ensemble.attrs["config_json"])
-    except (KeyError, TypeError, ValueError):
+        table = json.loads(ensemble.attrs["config_json"])
+        return table if config_attributes(table)["config_hash"] == ensemble.attrs["config_hash"] else None
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
 
 
@@ -310,10 +312,9 @@ def _symmetry(path: Path, section: dict[str, Any], problem: Problem, allow_impor
 def _problem(path: Path, section: dict[str, Any], data: xr.Dataset | None) -> Problem:
     model = _named(path, "problem", "model", section, MODELS)
     section = _without(section, "model")
-    source = "stream" if "stream" in section else "data"
-    _check_keys(path, "problem", section, (*_options(model), "weight_decay", source), ())
+    _check_keys(path, "problem", section, (*_options(model), "weight_decay", "data", "stream"), ())
     decay = section.pop("weight_decay", None)
-    if source == "stream":
+    if "stream" in section:
         problem = _streamed(path, model, section.pop("stream"), section)
     else:
         if data is None:
@@ -351,6 +352,7 @@ def _streamed(path: Path, model: type[Problem], stream: Any, section: dict[str, 
     valid = [key for key in inspect.signature(model.teacher_student).parameters if key not in ("device", "options")]
     _check_keys(path, "problem.stream", stream, valid, ("input_shape",))
     dtype = check_choice("stream.dtype", stream.pop("dtype", "float64"), list(DTYPES), ConfigError)
+    _check_keys(path, "problem", section, _options(model), ())
     try:
         return model.teacher_student(**stream, dtype=DTYPES[dtype], **section)
     except InputError as error:

@@ -21,6 +21,7 @@ from sdebias import config
 from sdebias.dataset import config_attributes, validate
 from sdebias.errors import SdebiasError
 from sdebias.storage import save_dataset
+from sdebias.storage.files import SEAL_BYTES as SEAL_BYTES
 
 SECONDS = 30.0
 DIED = "the library died"
@@ -177,7 +178,22 @@ def directory(rng: random.Random, path: Path) -> None:
         holder = table
         for key in outer:
             holder = holder[key]
-        wrong = [None, -1, 10**12, 10**400, "", "../../x", [], {}, [[0, 5]], [[0, 10**12]], [[]], True, 1.5, "x" * 9999]
+        wrong: list[Any] = [
+            None,
+            -1,
+            10**12,
+            10**400,
+            "",
+            "../../x",
+            [],
+            {},
+            [[0, 5]],
+            [[0, 10**12]],
+            [[]],
+            True,
+            1.5,
+            "x" * 9999,
+        ]
         holder[last] = rng.choice(wrong)
         if rng.random() < 0.5:
             table["config_hash"] = config_attributes(table["config"])["config_hash"]
