@@ -300,7 +300,7 @@ def save_grid(steps: int, save_every: int | None = None) -> list[int]:
     check_memory("save_every", NUMBER_BYTES * (steps // save_every), "save less often, or take fewer steps")
     if steps % save_every:
         small = [k for k in range(1, min(math.isqrt(steps), DIVISORS) + 1) if steps % k == 0]
-        near = min([*small, *(steps // k for k in small)], key=lambda k: abs(k - save_every))
+        near = min(sorted([*small, *(steps // k for k in small)]), key=lambda k: abs(k - save_every))
         raise InputError(message("save_every", f"a divisor of steps = {steps}", save_every, f"use {near}"))
     return list(range(0, steps + 1, save_every))
 
