@@ -159,7 +159,7 @@ def rewrite(rng: random.Random, path: Path) -> None:
     else:
         dataset = dataset.isel({dim: slice(None, None, -1)})
     path.unlink()
-    dataset.to_netcdf(path, engine=rng.choice(["netcdf4", "h5netcdf"]))
+    dataset.drop_encoding().to_netcdf(path, engine=rng.choice(["netcdf4", "h5netcdf"]))
 
 
 CONTENTS: list[Change] = [attribute, rewrite]
