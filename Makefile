@@ -7,7 +7,7 @@ READY = $(VENV)/.ready
 JOBS ?= 2
 FIGURES = $(patsubst experiments/%.py,experiments.%,$(sort $(wildcard experiments/fig*.py experiments/beyond_*.py)))
 
-.PHONY: run test test-all lint format bench figures figures-smoke docs docs-figures report-check clean
+.PHONY: run test test-all fuzz lint format bench figures figures-smoke docs docs-figures report-check clean
 
 run: $(READY) ## the main job: orbit drift of SGD and its SDE on the diabetes data
 	$(BIN)/sdebias run experiments/diabetes.toml --overwrite
@@ -17,6 +17,9 @@ test: $(READY) ## the tests, without the slow ones
 
 test-all: $(READY) ## all tests
 	$(BIN)/python -m pytest -q
+
+fuzz: $(READY) ## 2,000 mutated configurations and 500 mutated files
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python tests/fuzz/campaign.py
 
 lint: $(READY) ## formatting, lint, types, import layers, citation
 	$(BIN)/ruff format --check .

@@ -14,8 +14,21 @@ from typing import Any, TypeVar
 import torch
 import xarray as xr
 
+from .dataset import config_attributes
 from .dynamics import DYNAMICS, Dynamics
-from .errors import ConfigError, DataError, DeviceError, InputError, check_choice, check_count, message, nearest
+from .errors import (
+    ConfigError,
+    DataError,
+    DeviceError,
+    InputError,
+    check_choice,
+    check_count,
+    check_flag,
+    message,
+    nearest,
+    out_of_memory,
+    shown,
+)
 from .imports import check_allowed, import_function
 from .problems import MODELS, Problem, Regression, WeightDecay
 from .storage import find_run, open_dataset
@@ -64,6 +77,11 @@ class RunSettings:
         check_count("steps", self.steps)
         check_count("seed", self.seed, minimum=0)
         check_choice("dtype", self.dtype, list(DTYPES))
+        for name in ("device", "out"):
+            if not isinstance(getattr(self, name), str):
+                raise InputError(message(name, "text", shown(getattr(self, name)), 'write it as "..."'))
+        if self.compile is not None:
+            check_flag("compile", self.compile)
 
     def simulate_arguments(self) -> dict[str, Any]:
         """Return the arguments of `sdebias.simulate` that these settings hold."""
@@ -82,6 +100,7 @@ class Run:
     settings: RunSettings
 
 
+@out_of_memory("configuration", "make the problem smaller")
 def load(
     path: Path, overrides: Mapping[str, Any] | None = None, *, allow_import: Collection[str] | bool = False
 ) -> Run:
@@ -107,6 +126,8 @@ def load(
         If the data are not there or malformed.
     DeviceError
         If the device is not there.
+    RunError
+        If the problem does not fit into memory.
     """
     table, data = _read(path)
     if data is not None and "initial" in table["run"]:
@@ -199,15 +220,17 @@ def _read(path: Path) -> tuple[dict[str, Any], xr.Dataset | None]:
         return _stored(path, _configuration(dataset), path.stem), dataset
     try:
         return tomllib.loads(path.read_text(encoding="utf-8")), None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(message(str(path), "valid TOML", str(error), "correct that line")) from None
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no TOML, no UTF-8, or an int of many digits
+        got = " ".join(str(error).split())
+        raise ConfigError(message(str(path), "valid TOML", got, "correct that line")) from None
 
 
 def _configuration(ensemble: xr.Dataset) -> Any:
-    """Return the configuration that an ensemble holds, None where it holds none."""
+    """Return the configuration that an ensemble holds, None where it holds none or one of another hash."""
     try:
-        return json.loads(ensemble.attrs["config_json"])
-    except (KeyError, TypeError, ValueError):
+        table = json.loads(ensemble.attrs["config_json"])
+        return table if config_attributes(table)["config_hash"] == ensemble.attrs["config_hash"] else None
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
 
 
@@ -245,6 +268,12 @@ def _build(path: Path, section: str, make: Callable[..., T], table: Mapping[str,
         raise type(error)(f"{path} [{section}]: {error}") from None
 
 
+def _options(make: Callable[..., object]) -> list[str]:
+    """Return the parameters that are given by name: data and the like are given by place."""
+    parameters = inspect.signature(make).parameters
+    return [name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
+
+
 def _dynamics(path: Path, table: Mapping[str, Any]) -> dict[str, Dynamics]:
     if not table:
         raise ConfigError(f"{path}: no dynamics; add a section such as [dynamics.sgd] with type = 'SGD'")
@@ -267,7 +296,7 @@ def _symmetry(path: Path, section: dict[str, Any], problem: Problem, allow_impor
     group = _named(path, "symmetry", "group", section, GROUPS)
     content = "factors" if group is Product else "parameters"
     if group not in (FromAction, FromFields, DiscoveredSymmetry):
-        _check_keys(path, "symmetry", section, ("group", content), (content,))
+        _check_keys(path, "symmetry", section, ("group", content, *_options(group)), (content,))
         if not isinstance(section[content], list):
             remedy = f'for instance {content} = ["p", "q"]' if group is not Product else "list a table for each"
             got = repr(section[content])
@@ -283,6 +312,7 @@ def _symmetry(path: Path, section: dict[str, Any], problem: Problem, allow_impor
 def _problem(path: Path, section: dict[str, Any], data: xr.Dataset | None) -> Problem:
     model = _named(path, "problem", "model", section, MODELS)
     section = _without(section, "model")
+    _check_keys(path, "problem", section, (*_options(model), "weight_decay", "data", "stream"), ())
     decay = section.pop("weight_decay", None)
     if "stream" in section:
         problem = _streamed(path, model, section.pop("stream"), section)
@@ -322,7 +352,7 @@ def _streamed(path: Path, model: type[Problem], stream: Any, section: dict[str, 
     valid = [key for key in inspect.signature(model.teacher_student).parameters if key not in ("device", "options")]
     _check_keys(path, "problem.stream", stream, valid, ("input_shape",))
     dtype = check_choice("stream.dtype", stream.pop("dtype", "float64"), list(DTYPES), ConfigError)
-    _check_keys(path, "problem", section, inspect.signature(model).parameters, ())
+    _check_keys(path, "problem", section, _options(model), ())
     try:
         return model.teacher_student(**stream, dtype=DTYPES[dtype], **section)
     except InputError as error:

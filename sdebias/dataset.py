@@ -336,6 +336,9 @@ SUMMARIES: dict[str, Variable] = {
     ),
 }
 
+# Coordinates by which variables of two datasets are matched.
+LABELLED = ("step", "charge", "parameter", "predictor")
+
 COORDINATES = {
     "replicate": {"long_name": "problem instance"},
     "trajectory": {"long_name": "trajectory", "standard_name": "realization"},
@@ -446,7 +449,8 @@ def validate(dataset: xr.Dataset, kind: str | None = None) -> xr.Dataset:
     Raises
     ------
     DataError
-        If it is of another kind, or a variable is missing or has other dims; the message names it.
+        If it is of another kind, or a variable is missing, has other dims or is not of numbers, or labels do not tell
+        things apart; the message names it.
     """
     if not isinstance(dataset, xr.Dataset):
         raise DataError(message("dataset", "an xarray.Dataset", type(dataset).__name__, "open it with sdebias.open"))
@@ -466,7 +470,29 @@ def validate(dataset: xr.Dataset, kind: str | None = None) -> xr.Dataset:
         if dims not in (row.dims, (*row.dims, *row.varying)):
             remedy = f"transpose it to ([replicate,] {', '.join(row.dims)})"
             raise DataError(message(f"variable {name!r}", f"dims {row.dims}", dims, remedy))
+        if dataset[name].dtype.kind not in "biuf":
+            raise DataError(message(f"variable {name!r}", "numbers", str(dataset[name].dtype), "convert it"))
+    _check_labels(dataset)
     return dataset
+
+
+def _check_labels(dataset: xr.Dataset) -> None:
+    """Raise unless steps increase, and labels name one thing each.
+
+    Raises
+    ------
+    DataError
+        If not.
+    """
+    for dim in [dim for dim in LABELLED if dim in dataset.coords]:
+        labels = dataset[dim].to_index()
+        if dim == "step":
+            good = labels.dtype.kind in "iuf" and bool((np.diff(labels) > 0).all()) and bool(np.isfinite(labels).all())
+        else:
+            good = labels.is_unique
+        if not good:
+            want = "finite numbers that increase" if dim == "step" else "different labels"
+            raise DataError(message(f"coordinate {dim!r}", want, "others", "correct it; data belong to its labels"))
 
 
 def config_attributes(config: Mapping[str, Any]) -> dict[str, str]:

@@ -7,13 +7,18 @@ expected, what came, and what to do.
 from __future__ import annotations
 
 import difflib
-import math
 import numbers
-from collections.abc import Iterable, Sequence
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+
+# What counts and seeds are stored as, in files and in generators of random numbers.
+LARGEST_COUNT = 2**63 - 1
 
 
 class SdebiasError(Exception):
@@ -65,6 +70,15 @@ def message(what: str, expected: str, got: Any, remedy: str) -> str:
     return f"{what}: expected {expected}, got {got}; {remedy}"
 
 
+def shown(value: Any) -> str:
+    """Return a value as an error shows it: on one line, and cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # an int of more digits than Python writes
+        text = f"a whole number of {value.bit_length()} bits"
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return a remedy that names the valid name closest to `name`, or lists all of them."""
     valid = list(valid)
@@ -86,16 +100,18 @@ def check_choice(name: str, value: str, choices: Sequence[str], error: type[Inpu
 
 
 def check_count(name: str, value: Any, minimum: int = 1) -> int:
-    """Return `value` as an int if it is a whole number of at least `minimum`.
+    """Return `value` as an int if it is a whole number of at least `minimum` that 64 bits hold.
 
     Raises
     ------
     InputError
-        If it is not a whole number, or is smaller.
+        If it is not a whole number, is smaller, or larger than 64 bits hold.
     """
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not whole or int(value) < minimum:
-        raise InputError(message(name, f"a whole number >= {minimum}", repr(value), f"set {name} to such a number"))
+        raise InputError(message(name, f"a whole number >= {minimum}", shown(value), f"set {name} to such a number"))
+    if int(value) > LARGEST_COUNT:
+        raise InputError(message(name, "a whole number < 2**63", shown(value), f"set {name} to such a number"))
     return int(value)
 
 
@@ -126,11 +142,41 @@ def check_positive(name: str, value: Any) -> Any:
         entries = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     for entry in entries:
         number = isinstance(entry, numbers.Real) and not isinstance(entry, bool)
-        if not number or not math.isfinite(entry) or entry <= 0:
-            raise InputError(message(name, "a positive finite number", repr(entry), f"set {name} > 0"))
+        if not number or not 0 < entry <= sys.float_info.max:
+            raise InputError(message(name, "a positive finite number", shown(entry), f"set {name} > 0"))
     if not entries:
         raise InputError(message(name, "a positive finite number", "an empty list", f"set {name} > 0"))
     return value
+
+
+def check_positive_number(name: str, value: Any) -> float:
+    """Return one positive finite number; see `check_positive`.
+
+    Raises
+    ------
+    InputError
+        If it is not one.
+    """
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        raise InputError(message(name, "one positive finite number", shown(value), f"set {name} > 0"))
+    return float(check_positive(name, value))
+
+
+def check_number(
+    name: str, value: Any, minimum: float = -sys.float_info.max, error: type[InputError] = InputError
+) -> float:
+    """Return `value` as a float if it is a finite number of at least `minimum`.
+
+    Raises
+    ------
+    InputError
+        If it is not a number, not finite, or smaller.
+    """
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not number or not minimum <= value <= sys.float_info.max:
+        want = "a finite number" if minimum < 0 else f"a finite number >= {minimum:g}"
+        raise error(message(name, want, shown(value), f"set {name} to such a number"))
+    return float(value)
 
 
 def check_finite(name: str, tensor: Tensor, error: type[InputError] = DataError) -> Tensor:
@@ -147,3 +193,56 @@ def check_finite(name: str, tensor: Tensor, error: type[InputError] = DataError)
         got = f"{int(bad.sum())} NaN or infinite, the first at {first}"
         raise error(message(name, "finite entries only", got, "remove or impute those entries"))
     return tensor
+
+
+def check_mapping(name: str, value: Any) -> Mapping[str, Any]:
+    """Return `value` if it is a table.
+
+    Raises
+    ------
+    InputError
+        If it is not.
+    """
+    if not isinstance(value, Mapping):
+        raise InputError(message(name, "a table with names", shown(value), f"write {name} = {{ name = value, ... }}"))
+    return value
+
+
+def check_memory(name: str, size: int, remedy: str) -> None:
+    """Raise unless the machine has as much memory as something takes at least.
+
+    Parameters
+    ----------
+    name : str
+        What decides the size.
+    size : int
+        Bytes.
+    remedy : str
+
+    Raises
+    ------
+    InputError
+        If it has not.
+    """
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if size > memory:
+        raise InputError(message(name, f"what fits into {memory / 2**30:.0f} GiB", f"{size / 2**30:.0f} GiB", remedy))
+
+
+@contextmanager
+def out_of_memory(what: str, remedy: str) -> Iterator[None]:
+    """Turn the ways in which memory runs out into one error with a remedy.
+
+    Raises
+    ------
+    RunError
+        If it runs out in the block.
+    """
+    try:
+        yield
+    except SdebiasError:
+        raise
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "alloc" not in str(error) and "memory" not in str(error):
+            raise
+        raise RunError(f"{what}: not enough memory; {remedy}") from None

@@ -11,7 +11,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .errors import InputError, message, nearest
+from .errors import InputError, check_memory, message, nearest
+
+# What a parameter takes at least: its values, and its label.
+PARAMETER_BYTES = 100
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class ParameterLayout:
     Raises
     ------
     InputError
-        If no parameter is declared or the labels do not fit the shapes.
+        If no parameter is declared, the labels do not fit the shapes, or the memory is too small for them.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -38,6 +41,7 @@ class ParameterLayout:
         """Check that labels fit shapes."""
         if not self.shapes:
             raise InputError(message("parameters", "at least one named tensor", "none", "declare name and shape"))
+        check_memory("parameters", PARAMETER_BYTES * self.size, "make the model smaller")
         for name, labels in self.axis_labels.items():
             lengths = tuple(len(axis) for axis in labels)
             if lengths != self.shape(name):

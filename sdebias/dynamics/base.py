@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError, check_count, check_positive, message
+from ..errors import InputError, check_count, check_positive, check_positive_number, message
 from ..problems.base import Problem
 from ..symmetry import Symmetry
 from . import schedule
@@ -77,7 +77,7 @@ class Dynamics(ABC):
         check_count("batch_size", self.batch_size)
         for name in ("weight_decay", "gauge_stiffness"):
             if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, float(check_positive(name, value)))
+                object.__setattr__(self, name, check_positive_number(name, value))
 
     def bind(self, problem: Problem, symmetry: Symmetry | None = None) -> Self:
         """Return these dynamics tied to `problem`, and to `symmetry` where they use one, ready to integrate.

@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 import xarray as xr
 
-from ..errors import InputError, check_count, check_positive, message
+from ..errors import InputError, check_count, check_positive_number, message
 
 Expectation = TypeVar("Expectation", float, np.ndarray, xr.DataArray, xr.Dataset)
 
@@ -44,7 +44,7 @@ def extrapolate(coarse: Expectation, fine: Expectation, *, ratio: int = 2, order
     1.0
     """
     check_count("ratio", ratio, minimum=2)
-    factor = ratio ** float(check_positive("order", order))
+    factor = ratio ** check_positive_number("order", order)
     if not isinstance(coarse, xr.Dataset) and np.shape(coarse) != np.shape(fine):
         got = f"{np.shape(coarse)} and {np.shape(fine)}"
         raise InputError(message("coarse and fine", "expectations of one shape", got, "save both at the same steps"))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import InputError, check_choice, check_flag, check_positive, message
+from ..errors import InputError, check_choice, check_flag, check_positive, check_positive_number, message
 from ..problems.base import Problem
 from .walk import Rate
 
@@ -180,7 +180,7 @@ class Label(Noise):
 
     def __post_init__(self) -> None:
         """Check the value."""
-        object.__setattr__(self, "std", float(check_positive("std", self.std)))
+        object.__setattr__(self, "std", check_positive_number("std", self.std))
 
     def channels(self, problem: Problem) -> int:
         """Return the number of entries of the targets.

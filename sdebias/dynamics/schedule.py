@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import scipy.integrate
 
-from ..errors import InputError, check_choice, check_positive, message
+from ..errors import InputError, check_choice, check_positive_number, message
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Schedule(ABC):
     def __post_init__(self) -> None:
         """Check that all parameters are positive."""
         for key, value in asdict(self).items():
-            object.__setattr__(self, key, float(check_positive(key, value)))
+            object.__setattr__(self, key, check_positive_number(key, value))
 
     @abstractmethod
     def __call__(self, k: float) -> float:

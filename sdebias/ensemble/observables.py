@@ -104,7 +104,7 @@ def choose_observables(
     point = problem.draw_initial(1, torch.Generator(problem.device).manual_seed(0))
     chosen: dict[str, Observable] = {}
     default = [name for name in OBSERVABLES if name in functions and (theta or name != "theta")]
-    if isinstance(save, str) or callable(save):
+    if isinstance(save, str) or not isinstance(save, Sequence | None):
         raise InputError(message("save", "a list of observables", repr(save), "write it in brackets"))
     for entry in default if save is None else save:
         if callable(entry):

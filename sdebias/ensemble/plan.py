@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,7 +20,7 @@ from ..dataset import DIVERGENCE_THRESHOLD, config_attributes, make_dataset
 from ..dynamics.base import Dynamics
 from ..dynamics.schedule import Schedule
 from ..dynamics.walk import Walk
-from ..errors import InputError, RunError, SdebiasError, check_count, check_finite, message
+from ..errors import InputError, check_count, check_finite, check_memory, message, out_of_memory
 from ..problems.base import Problem
 from ..storage import Manifest
 from ..symmetry import Symmetry, check_invariance
@@ -34,6 +34,10 @@ from .streams import block_seeds
 SAVES_PER_SEGMENT = 8
 # Work, in numbers written, above which compiling pays: about a minute without.
 COMPILE_NUMBERS = 5e10
+# A whole number in a list of Python's.
+NUMBER_BYTES = 40
+# Up to which the divisors of a number of steps are looked for, one by one.
+DIVISORS = 10**6
 
 Initial = Tensor | Callable[[int, torch.Generator], Tensor]
 
@@ -293,9 +297,10 @@ def save_grid(steps: int, save_every: int | None = None) -> list[int]:
     if save_every is None:
         save_every = steps // 20 if steps % 20 == 0 else 1
     check_count("save_every", save_every)
+    check_memory("save_every", NUMBER_BYTES * (steps // save_every), "save less often, or take fewer steps")
     if steps % save_every:
-        divisors = [k for k in range(1, steps + 1) if steps % k == 0]
-        near = min(divisors, key=lambda k: abs(k - save_every))
+        small = [k for k in range(1, min(math.isqrt(steps), DIVISORS) + 1) if steps % k == 0]
+        near = min(sorted([*small, *(steps // k for k in small)]), key=lambda k: abs(k - save_every))
         raise InputError(message("save_every", f"a divisor of steps = {steps}", save_every, f"use {near}"))
     return list(range(0, steps + 1, save_every))
 
@@ -342,17 +347,7 @@ def _initial_law(problem: Problem, initial: Initial | None, trajectories: int) -
     ]
 
 
-@contextmanager
-def memory_errors() -> Iterator[None]:
-    """Turn the ways in which memory runs out into one error with a remedy."""
-    try:
-        yield
-    except SdebiasError:
-        raise
-    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "alloc" not in str(error) and "memory" not in str(error):
-            raise
-        raise RunError(
-            "simulate: not enough memory; lower trajectories or block_size, save less often, or leave observables out "
-            "of save"
-        ) from error
+def memory_errors() -> AbstractContextManager[None]:
+    """Turn the ways in which memory runs out in a simulation into one error with a remedy."""
+    remedy = "lower trajectories or block_size, save less often, or leave observables out of save"
+    return out_of_memory("simulate", remedy)

@@ -22,7 +22,7 @@ import xarray as xr
 from torch import Tensor
 
 from ..dataset import SUMMARIES
-from ..errors import InputError, check_choice, check_count, check_positive, message, nearest
+from ..errors import InputError, check_choice, check_count, check_number, check_positive_number, message, nearest, shown
 from ..pooling import mean_errors
 from .accumulators import Accumulator, Arrays, Counts, Moments, Sketch, checked_array
 from .observables import Observable, canonical
@@ -145,11 +145,11 @@ class Quantiles(Statistic):
         if not levels or not real or any(a >= b for a, b in pairwise(levels)):
             remedy = "for instance (0.05, 0.5, 0.95)"
             raise InputError(message("levels", "increasing numbers within [0, 1]", repr(given), remedy))
-        if float(check_positive("accuracy", self.accuracy)) >= 0.5:
+        if check_positive_number("accuracy", self.accuracy) >= 0.5:
             raise InputError(message("accuracy", "a number in (0, 0.5)", self.accuracy, "for instance 0.01"))
         object.__setattr__(self, "levels", tuple(map(float, levels)))
         object.__setattr__(self, "accuracy", float(self.accuracy))
-        object.__setattr__(self, "smallest", float(check_positive("smallest", self.smallest)))
+        object.__setattr__(self, "smallest", check_positive_number("smallest", self.smallest))
 
     def accumulator(self, cells: tuple[int, ...], grid: Sequence[int]) -> Sketch:
         """Return a sketch."""
@@ -196,12 +196,14 @@ class Histogram(Statistic):
 
     def __post_init__(self) -> None:
         """Check the values."""
+        if not isinstance(self.observable, str):
+            raise InputError(message("observable", "a name", shown(self.observable), "for instance 'loss'"))
         object.__setattr__(self, "observable", canonical(self.observable))
-        ends: tuple[Any, Any] = (self.lower, self.upper)
-        if not all(isinstance(end, numbers.Real) and math.isfinite(end) for end in ends) or not ends[0] < ends[1]:
-            raise InputError(message("histogram", "finite lower < upper", ends, "give two increasing numbers"))
-        object.__setattr__(self, "lower", float(self.lower))
-        object.__setattr__(self, "upper", float(self.upper))
+        object.__setattr__(self, "lower", check_number("lower", self.lower))
+        object.__setattr__(self, "upper", check_number("upper", self.upper))
+        if not self.lower < self.upper:
+            got = (self.lower, self.upper)
+            raise InputError(message("histogram", "lower < upper", got, "give two increasing numbers"))
         check_count("bins", self.bins)
         check_count("since", self.since, minimum=0)
 

@@ -12,7 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from ..dataset import make_dataset
-from ..errors import InputError, RunError, SymmetryError, check_count, check_finite, check_positive, message
+from ..errors import InputError, RunError, SymmetryError, check_count, check_finite, check_positive_number, message
 from ..problems.base import Problem
 from ..symmetry import Symmetry
 from ..symmetry.gauge import quadratic_form
@@ -198,7 +198,7 @@ def predict_relaxation(
 
 def _rate(learning_rate: float, batch_size: int) -> float:
     check_count("batch_size", batch_size)
-    return float(check_positive("learning_rate", learning_rate)) ** 2 / (2 * batch_size)
+    return check_positive_number("learning_rate", learning_rate) ** 2 / (2 * batch_size)
 
 
 def _coords(problem: Problem, orbit: _Orbit) -> dict[str, Sequence[str]]:

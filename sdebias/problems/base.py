@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DataError, InputError, check_count, check_finite, message
+from ..errors import DataError, InputError, check_count, check_finite, check_mapping, message, shown
 from ..layout import ParameterLayout
 from ..symmetry.bundle import Symmetry
 from ..symmetry.gauge import Matrices, quadratic_form
@@ -68,7 +68,7 @@ class Problem(ABC):
     DataError
         If data are not finite, not of one floating dtype and device, or disagree in the number of samples.
     InputError
-        If the initial law names an unknown parameter or does not broadcast to its shape.
+        If the initial law is no table of numbers, names an unknown parameter or does not broadcast to its shape.
     """
 
     model: ClassVar[str]
@@ -102,8 +102,8 @@ class Problem(ABC):
         self._first_row: Tensor | None = None
         if self.replicates is not None:
             self._first_row = torch.arange(self.replicates, device=self.device)[:, None, None] * self.n_samples
-        self.initial = dict(initial or {})
-        self.initial_std = dict(initial_std or {})
+        self.initial = dict(check_mapping("initial", {} if initial is None else initial))
+        self.initial_std = dict(check_mapping("initial_std", {} if initial_std is None else initial_std))
         for name in (*self.initial, *self.initial_std):
             self.layout.shape(name)
         self._initial_law = tuple(self._broadcast_law(law) for law in (self.initial, self.initial_std))
@@ -126,12 +126,7 @@ class Problem(ABC):
         lead = () if self.replicates is None else (self.replicates, 1)
         parts = {}
         for name, shape in self.layout.shapes.items():
-            try:
-                value = torch.as_tensor(law.get(name, 0.0), dtype=self.dtype, device=self.device)
-            except (TypeError, ValueError) as error:
-                remedy = f"give a number or one value per entry ({error})"
-                raise InputError(message(f"initial law of {name!r}", "numbers", repr(law[name]), remedy)) from None
-            check_finite(f"initial law of {name!r}", value, InputError)
+            value = as_numbers(f"initial law of {name!r}", law.get(name, 0.0), self.dtype, self.device)
             if self.replicates is not None and value.ndim == len(shape) + 1:
                 value = value.unsqueeze(1)
             try:
@@ -169,7 +164,9 @@ class Problem(ABC):
         }
         if self.stream is not None:
             plain["stream"] = dict(self.stream.declaration)
-        return {"model": self.model, **{key: law for key, law in plain.items() if law}}
+        found = {key: law for key, law in plain.items() if law}
+        # Without either, a model takes a law of its own.
+        return {"model": self.model, **(found if self.initial or self.initial_std else {"initial": {}, **found})}
 
     def arrays(self) -> dict[str, tuple[tuple[str, ...], Tensor]]:
         """Return the arrays that the model's constructor takes, each with the names of its dims."""
@@ -439,6 +436,22 @@ class Problem(ABC):
             return centred.mT @ centred / problem.n_samples
 
         return self._by_pieces(covariance, theta, trailing=2)
+
+
+def as_numbers(name: str, value: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a number, or nested lists of numbers, as a tensor.
+
+    Raises
+    ------
+    InputError
+        If it is neither, or not finite.
+    """
+    try:
+        tensor = torch.as_tensor(value, dtype=dtype, device=device)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        remedy = f"give a number or one value per entry ({error})"
+        raise InputError(message(name, "numbers", shown(value), remedy)) from None
+    return check_finite(name, tensor, InputError)
 
 
 def as_data(name: str, value: Any, dims: int, like: Tensor | None = None) -> Tensor:

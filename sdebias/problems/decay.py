@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ..errors import check_positive
+from ..errors import check_positive_number
 from .base import Problem
 
 
@@ -31,7 +31,7 @@ class WeightDecay(Problem):
     """
 
     def __init__(self, problem: Problem, weight_decay: float) -> None:
-        self.problem, self.weight_decay = problem, float(check_positive("weight_decay", weight_decay))
+        self.problem, self.weight_decay = problem, check_positive_number("weight_decay", weight_decay)
         super().__init__(problem.layout, problem.data, problem.initial, problem.initial_std, problem.dtype)
         self.stream = problem.stream
 

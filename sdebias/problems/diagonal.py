@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import check_count
-from ..layout import ParameterLayout
+from ..errors import check_count, check_memory
+from ..layout import PARAMETER_BYTES, ParameterLayout
 from ..symmetry import Rescaling, Symmetry
 from .linear import LinearRegression, dot_rows
 
@@ -112,4 +112,5 @@ class DeepDiagonalRegression(DiagonalRegression):
     ) -> ParameterLayout:
         """Return u1, …, uD, one entry for each feature."""
         check_count("depth", depth, minimum=2)
+        check_memory("depth", PARAMETER_BYTES * depth * input_shape[0], "make the model less deep")
         return cls.vectors([f"u{k}" for k in range(1, depth + 1)], input_shape[0], features)

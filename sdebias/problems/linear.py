@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import DataError, message
+from ..errors import DataError, message, shown
 from ..layout import ParameterLayout
 from .base import GATHER_SHARE, linear_map
 from .regression import Regression
@@ -60,6 +60,8 @@ class LinearRegression(Regression):
         DataError
             If there is not one different name for each feature.
         """
+        if isinstance(features, str | Mapping) or not isinstance(features, Iterable | None):
+            raise DataError(message("features", "a list of names", shown(features), "give one name per column of X"))
         labels = [str(i) for i in range(width)] if features is None else [str(name) for name in features]
         if len(labels) != width or len(set(labels)) != width:
             raise DataError(message("features", f"{width} different names", labels, "give one name per column of X"))

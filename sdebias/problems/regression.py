@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
@@ -9,9 +10,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from ..errors import DataError, InputError, check_count, message
+from ..errors import DataError, InputError, check_count, check_memory, check_number, message, shown
 from ..layout import ParameterLayout
-from .base import Problem, as_data
+from .base import Problem, as_data, as_numbers
 from .stream import Stream
 
 
@@ -139,14 +140,17 @@ class Regression(Problem):
         """
         check_count("pool", pool)
         check_count("seed", seed, minimum=0)
-        shape = (input_shape,) if isinstance(input_shape, int) else tuple(input_shape)
+        given: Any = [input_shape] if isinstance(input_shape, int) else input_shape
+        shape = tuple(check_count("input_shape", n) for n in given) if isinstance(given, Sequence) else ()
         if len(shape) != len(cls.input_dims):
-            raise InputError(message("input_shape", f"the lengths of {cls.input_dims}", shape, "give one each"))
-        if not 0 <= label_noise < float("inf"):
-            raise InputError(message("label_noise", "a finite number >= 0", repr(label_noise), "set it so"))
+            got = shown(input_shape)
+            raise InputError(message("input_shape", f"the lengths of {cls.input_dims}", got, "give one each"))
+        label_noise = check_number("label_noise", label_noise, 0)
         law = ("initial", "initial_std")
         layout = cls.layout_for(shape, **{name: value for name, value in options.items() if name not in law})
         lead = () if replicates is None else (check_count("replicates", replicates), 1)
+        numbers_kept = math.prod((*lead, pool, *shape)) + math.prod((*lead, layout.size))
+        check_memory("pool", numbers_kept * dtype.itemsize, "lower pool, input_shape or replicates")
         generator = torch.Generator(device).manual_seed(seed)
 
         def sampler(sizes: tuple[int, ...], generator: torch.Generator, *, teacher: Tensor) -> dict[str, Tensor]:
@@ -181,12 +185,13 @@ def _teacher(
 ) -> Tensor:
     """Return the teacher's parameters, shape ([replicate, 1,] parameter)."""
     if not isinstance(teacher, Mapping):
-        return teacher * torch.randn(*lead, layout.size, dtype=dtype, device=generator.device, generator=generator)
+        std = check_number("teacher", teacher, 0)
+        return std * torch.randn(*lead, layout.size, dtype=dtype, device=generator.device, generator=generator)
     if set(teacher) != set(layout.shapes):
         raise InputError(message("teacher", f"parameters {list(layout.shapes)}", list(teacher), "name each of them"))
     parts = {}
     for name, shape in layout.shapes.items():
-        value = torch.as_tensor(teacher[name], dtype=dtype, device=generator.device)
+        value = as_numbers(f"teacher {name!r}", teacher[name], dtype, generator.device)
         if lead and value.ndim == len(shape) + 1:
             value = value.unsqueeze(1)
         try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -11,10 +13,14 @@ from pathlib import Path
 
 import xarray as xr
 
-from ..errors import OutputError, RunError, message
+from ..errors import DataError, OutputError, RunError, message
 
 # Room for headers, coordinates and figures beyond the arrays themselves.
 SPARE_BYTES = 2**23
+# The last bytes of a file of a dataset, behind what the libraries of HDF5 read: the hash of all bytes before.
+SEAL = re.compile(rb"\nsha256 ([0-9a-f]{64})\n")
+SEAL_BYTES = len("\nsha256 \n") + 64
+PIECE_BYTES = 2**20
 
 
 @contextmanager
@@ -63,6 +69,8 @@ def sync(path: Path) -> None:
 def save_dataset(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     """Write a dataset to a netCDF file, whole or not at all.
 
+    The hash of its bytes is written behind them, so that `sdebias.open` notices when one is changed.
+
     Raises
     ------
     RunError
@@ -71,7 +79,44 @@ def save_dataset(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     with temporary(path.parent, path.name, "free space or choose another folder") as file:
         dataset.to_netcdf(file, engine="netcdf4")
+        seal = f"\nsha256 {_sha256(file, file.stat().st_size)}\n"
+        with file.open("ab") as stream:
+            stream.write(seal.encode())
         return publish(file, path)
+
+
+def check_seal(path: Path) -> None:
+    """Raise unless a file holds the bytes that `save_dataset` wrote, or has no hash to tell: another program wrote it.
+
+    Libraries of HDF5 trust what they read: damaged files must not reach them.
+
+    Raises
+    ------
+    DataError
+        If a byte is not what it was.
+    """
+    try:
+        size = path.stat().st_size - SEAL_BYTES
+        with path.open("rb") as stream:
+            stream.seek(max(size, 0))
+            found = SEAL.fullmatch(stream.read())
+        intact = found is None or found[1].decode() == _sha256(path, size)
+    except OSError as error:
+        remedy = "check the file and its permissions"
+        raise DataError(message(str(path), "a file that can be read", error.strerror, remedy)) from None
+    if not intact:
+        remedy = "restore the file, or make it again"
+        raise DataError(message(str(path), "the bytes that were written", "others: the file is damaged", remedy))
+
+
+def _sha256(path: Path, size: int) -> str:
+    """Return the hash of the first bytes of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while size > 0 and (piece := stream.read(min(size, PIECE_BYTES))):
+            digest.update(piece)
+            size -= len(piece)
+    return digest.hexdigest()
 
 
 def save_text(text: str, path: Path) -> Path:

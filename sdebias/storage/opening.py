@@ -17,7 +17,7 @@ from ..dataset import config_attributes
 from ..errors import DataError, InputError, OutputError, RunError, message
 from ..pooling import pool_steps, pool_trajectories
 from .directory import MANIFEST, RunDirectory, is_run
-from .files import check_outputs, save_dataset
+from .files import check_outputs, check_seal, save_dataset
 from .parts import ENGINE, Part, open_file
 
 # Of the largest variable, what is read at once by each thread (16 MiB).
@@ -32,7 +32,7 @@ def open_dataset(path: str | os.PathLike[str], *, verify: bool = True) -> xr.Dat
     path : path
         File; run directory; or a folder with one run directory.
     verify : bool
-        Whether the parts of a run directory are read once, to make sure that they are what was written.
+        Whether a file, or the parts of a run directory, are read once, to make sure that they are what was written.
 
     Returns
     -------
@@ -52,6 +52,8 @@ def open_dataset(path: str | os.PathLike[str], *, verify: bool = True) -> xr.Dat
         return _open_run(find_run(path), verify)
     if not path.is_file():
         raise DataError(message(str(path), "a netCDF file or a run directory", "no such file", "check the path"))
+    if verify:
+        check_seal(path)
     return open_file(path)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ..errors import SymmetryError, message
+from ..errors import SymmetryError, check_count, check_memory, message
 from ..layout import ParameterLayout
 from . import lie_algebra
 from .bundle import Symmetry
@@ -116,7 +116,9 @@ class DiscoveredSymmetry(Symmetry):
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> Self:
         """Return the symmetry that `spec` describes; the evidence of its discovery is not part of it."""
-        layout = ParameterLayout({name: tuple(shape) for name, shape in spec["parameters"].items()})
+        shapes = {name: tuple(check_count(name, n) for n in shape) for name, shape in spec["parameters"].items()}
+        layout = ParameterLayout(shapes)
+        check_memory("fields", 8 * len(spec["fields"]) * (layout.size + 1) ** 2, "give fewer fields")
         fields = torch.zeros(len(spec["fields"]), layout.size + 1, layout.size + 1, dtype=torch.float64)
         for field, entries in zip(fields, spec["fields"], strict=True):
             for row, column, value in entries:

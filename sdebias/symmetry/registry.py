@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ..errors import ConfigError, check_choice, message
+from ..errors import ConfigError, SdebiasError, check_choice, check_mapping, message
 from ..imports import check_allowed
 from .bundle import Symmetry
 from .discovered import DiscoveredSymmetry
@@ -44,12 +44,12 @@ def from_spec(spec: Mapping[str, Any], *, allow_import: Collection[str] | bool =
     ConfigError
         If the group or a field is unknown, or functions would have to be imported.
     """
-    fields = dict(spec)
+    fields = dict(check_mapping("symmetry", spec))
     name = check_choice("group", str(fields.pop("group", None)), list(GROUPS), ConfigError)
     group: Any = GROUPS[name]
     if group in (FromAction, FromFields):
         named = fields.get("fields", fields.get("action", ()))
-        check_allowed([named] if isinstance(named, str) else [str(one) for one in named], allow_import)
+        check_allowed([str(one) for one in (named if isinstance(named, list | tuple) else [named])], allow_import)
     try:
         if "factors" in fields:
             factors = [from_spec(factor, allow_import=allow_import) for factor in fields.pop("factors")]
@@ -59,6 +59,8 @@ def from_spec(spec: Mapping[str, Any], *, allow_import: Collection[str] | bool =
         if group in (FromAction, FromFields):
             return group(**fields)
         return group(*fields.pop("parameters"), **fields)
-    except (TypeError, KeyError) as error:
+    except SdebiasError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
         remedy = "give what symmetry.spec() gives"
         raise ConfigError(message(f"symmetry {name}", "its fields", f"{sorted(spec)} ({error})", remedy)) from None

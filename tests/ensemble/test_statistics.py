@@ -346,8 +346,8 @@ class TestRefusals:
         ("values", "words"),
         [
             ({"lower": 1}, "lower < upper"),
-            ({"upper": np.nan}, "lower < upper"),
-            ({"upper": "high"}, "lower < upper"),
+            ({"upper": np.nan}, "upper: expected a finite number"),
+            ({"upper": "high"}, "upper: expected a finite number"),
             ({"bins": 0}, "bins"),
             ({"since": -1}, "since"),
         ],

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from ...errors import InputError, SymmetryError, message
+from ...errors import InputError, SymmetryError, message, shown
 from ...layout import ParameterLayout
 from ..bundle import Symmetry
 
@@ -22,7 +22,9 @@ Axis: TypeAlias = int | Literal["entries", "whole"]
 
 
 # A name with an axis, a range of that axis, and a number of groups: "W:0", "W:0[4:8]", "W:1/3".
-_SLOT = re.compile(r"(?P<name>.+):(?P<axis>-?\d+)(?:\[(?P<start>\d+):(?P<stop>\d+)\])?(?:/(?P<groups>\d+))?")
+_SLOT = re.compile(
+    r"(?P<name>.+):(?P<axis>-?\d{1,9})(?:\[(?P<start>\d{1,9}):(?P<stop>\d{1,9})\])?(?:/(?P<groups>\d{1,9}))?"
+)
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,10 @@ class NamedGroup(Symmetry):
     joint: ClassVar[bool] = False  # whether all arguments are parts of one slot
 
     def __init__(self, *parameters: str | Sequence[str]) -> None:
+        for slot in parameters:
+            names = [slot] if isinstance(slot, str) else slot
+            if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):
+                raise self._error("a name or a list of names for each slot", shown(slot), "write it as 'W:0'")
         self.parameters = tuple(
             slot if isinstance(slot, str) else (slot[0] if len(slot) == 1 else tuple(slot)) for slot in parameters
         )

@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ...errors import SymmetryError, message
+from ...errors import SymmetryError, check_number, message
 from ..bundle import Part
 from ..linalg import (
     eigenvalue_cutoff,
@@ -225,9 +225,7 @@ class Rescaling(ScaleGroup):
 
     def __init__(self, *parameters: str | Sequence[str], level: float = 0.0) -> None:
         super().__init__(*parameters)
-        if not math.isfinite(level):
-            raise SymmetryError(message("level", "a finite number", level, "set it so"))
-        self.level = float(level)
+        self.level = check_number("level", level, error=SymmetryError)
 
     def __repr__(self) -> str:
         return super().__repr__() if not self.level else f"{super().__repr__()[:-1]}, level={self.level:g})"
