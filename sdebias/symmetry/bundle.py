@@ -41,6 +41,11 @@ class Symmetry(Gauge):
     available. Tangent vectors and points have shape (..., parameter); a sits on the axis of the Lie algebra.
     """
 
+    @property
+    def accuracy(self) -> float:
+        """Relative change of a loss that rounding in the symmetry's own numbers may make: 0 where it is declared."""
+        return 0.0
+
     def gram_matrix(self, theta: Tensor) -> Tensor:
         """Return G_ab = ⟨X_a, X_b⟩, shape (..., dim, dim). Dense."""
         fields = self.fundamental_vector_fields(self.layout.check(theta))

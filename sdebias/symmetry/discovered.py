@@ -68,6 +68,11 @@ class DiscoveredSymmetry(Symmetry):
         return self.fields.shape[0]
 
     @property
+    def accuracy(self) -> float:
+        """Relative change of a loss up to which the fields, null vectors found in floating point, are trusted."""
+        return 1e-8
+
+    @property
     def matrices(self) -> Tensor:
         """Linear parts A_a, shape (dim, parameter, parameter)."""
         return self.fields[:, :-1, :-1]

@@ -27,8 +27,6 @@ PARAMETER_LIMIT = 512
 # Root mean square of ∇ℓ_i·X/‖∇ℓ_i‖: fields below the first are examined on fresh points, below the second accepted,
 # and refused ones must be larger than accepted ones by the third.
 CANDIDATE, ACCEPTED, CLEAR = 1e-4, 1e-9, 1e3
-# Largest relative change of a loss under finite group elements of a discovered symmetry.
-VIOLATION = 1e-8
 # Gradients smaller than this, relative to the largest at the same point, have lost digits to cancellation; they are not
 # blown up to norm 1.
 FAINT = 1e-4
@@ -129,7 +127,7 @@ def discover(
     ranks = torch.linalg.matrix_rank(found.fundamental_vector_fields(points), rtol=lie_algebra.TOLERANCE)
     found = dataclasses.replace(found, orbit_dimension=int(ranks.max()))
     if verify and found.dim:
-        violation = check_invariance(problem, found, seed=seed + 1, tolerance=VIOLATION)
+        violation = check_invariance(problem, found, seed=seed + 1)
         found = dataclasses.replace(found, violation=violation)
     return found.bind(problem)
 

@@ -42,7 +42,8 @@ def check_invariance(
         Number of random points θ ~ N(0, I); elements are exp(s e_a), s ~ ±U(¼, 1).
     seed : int
     tolerance : float, optional
-        Largest violation that passes; by default 1e4 · eps of the problem's dtype (2e-12 in float64).
+        Largest violation that passes; by default 1e4 · eps of the problem's dtype (2e-12 in float64), or the accuracy
+        of the symmetry (1e-8 of a discovered one) where that is more.
 
     Returns
     -------
@@ -77,7 +78,7 @@ def check_invariance(
             name = symmetry.direction_labels[a]
             where = f"sample {int(index[-1])}, group element exp({float(angles[int(index[-2])]):.3g}) of {name}"
             where += f", replicate {int(index[0])}" if problem.replicates is not None else ""
-    limit = 1e4 * torch.finfo(problem.dtype).eps if tolerance is None else tolerance
+    limit = max(1e4 * torch.finfo(problem.dtype).eps, symmetry.accuracy) if tolerance is None else tolerance
     if worst > limit:
         raise SymmetryError(
             f"symmetry {symmetry!r}: the losses are not invariant: relative change {worst:.3g} (limit {limit:.1g}) at "

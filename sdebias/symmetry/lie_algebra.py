@@ -177,11 +177,15 @@ def algebra_name(fields: Tensor) -> str | None:
     """Return the name of an algebra of dimension above 1, such as ``gl(3)``, or None.
 
     It is recognised by dimension, rank, dimension of the centre, and dimension of the compact part; algebras that
-    agree in all four get the first fitting name of gl, so, so(p,q), sl.
+    agree in all four get the first fitting name of gl, so, so(p,q), sl. An algebra that is not reductive has no name:
+    its Killing form vanishes on more than the centre, as for rotations with the shifts that they turn.
     """
     constants = structure_constants(fields)
     dim, compact = fields.shape[0], compact_dim(fields)
     centre = null_combinations(constants).shape[0]
+    killing = torch.linalg.eigvalsh(torch.einsum("acd,bdc->ab", constants, constants)).abs()
+    if int((killing > TOLERANCE * killing.max()).sum()) < dim - centre:
+        return None
     weights = torch.randn(dim, generator=torch.Generator().manual_seed(0), dtype=fields.dtype)
     adjoint = torch.linalg.eigvals(torch.einsum("a,abc->bc", weights, constants)).abs()
     rank = int((adjoint <= 1e-4 * adjoint.max()).sum())

@@ -80,6 +80,11 @@ class Product(Symmetry):
         return [m[0] if len(m) == 1 else Product(*m).bind(self, validate=self._validate) for _, m in groups]
 
     @property
+    def accuracy(self) -> float:
+        """That of the least accurate factor."""
+        return max(factor.accuracy for factor in self.factors)
+
+    @property
     def _coupled(self) -> bool:
         return self._components == [self]
 
