@@ -46,4 +46,6 @@ def test_the_source_distribution_has_what_the_tests_read(tmp_path: Path, monkeyp
         if ".ipynb_checkpoints" not in path.parts
     }
     assert (files | tracked | {"constraints.txt", "mkdocs.yml", "sdebias/py.typed"}) - names == set()
-    assert [name for name in names if name.startswith((".ci", ".git/", "dist", "results")) or "__pycache__" in name] == []
+    assert [
+        name for name in names if name.startswith((".ci", ".git/", "dist", "results")) or "__pycache__" in name
+    ] == []
