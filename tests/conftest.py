@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 import sdebias as sb
+from experiments.faults import Job, parts_of, small_job, small_pieces
 from sdebias.dynamics.brownian import SequentialBrownian
 from sdebias.ensemble import engine
+from sdebias.storage import RunDirectory
 
 ROOT = Path(__file__).parents[1]
 # The tensors of the tests are small: a second thread costs more than it gives, most of all on a busy machine.
@@ -88,3 +92,35 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.chdir(tmp_path)
     return write(tmp_path, TOML.replace("trajectories = 6", "trajectories = 300").replace("steps = 4", "steps = 40"))
+
+
+@pytest.fixture(scope="session")
+def small() -> Job:
+    return small_job()
+
+
+@pytest.fixture(scope="session")
+def whole(small: Job) -> xr.Dataset:
+    return small.simulate()
+
+
+@pytest.fixture(scope="session")
+def finished(small: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of a run of four shards of two legs."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    with small_pieces(2**16):
+        small.run(folder)
+    assert len(parts_of(folder)) == 8
+    return folder
+
+
+@pytest.fixture
+def half_run(finished: Path, tmp_path: Path) -> RunDirectory:
+    """Return a copy of that run without its last shard."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    last = RunDirectory(folder).manifest.shards[-1][0]
+    for part in RunDirectory(folder).files():
+        if part.first == last:
+            part.path.unlink()
+    return RunDirectory(folder)

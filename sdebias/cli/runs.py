@@ -40,7 +40,7 @@ class Job:
         dynamics = self.run.dynamics[self.name]
         prepare(self.run.problem, dynamics, self.folder, resume=is_run(self.folder), **self.arguments)
 
-    def simulate(self, checkpoint: float) -> xr.Dataset:
+    def simulate(self, checkpoint: float, scheduler: str | None) -> xr.Dataset:
         """Simulate what is missing."""
         dynamics = self.run.dynamics[self.name]
         return simulate_in(
@@ -50,6 +50,7 @@ class Job:
             resume=True,
             progress=True,
             checkpoint=checkpoint,
+            scheduler=scheduler,
             **self.arguments,
         )
 
@@ -78,6 +79,8 @@ class RunCommand:
     """Write each ensemble as one file, too."""
     checkpoint: Seconds = CHECKPOINT
     """Seconds between states of blocks that take long."""
+    scheduler: Text = None
+    """Where to run: local[:N], tcp://HOST:PORT, or slurm[:N]; by default in this process."""
     threads: Number = None
     """CPU threads; results do not depend on it."""
     overwrite: Flag = False
@@ -90,7 +93,7 @@ class RunCommand:
         _set_threads(self.threads)
         jobs = self._new() if self.resume is None else self._known(self.resume)
         root = jobs[0].folder.parent if self.resume is None else self.resume
-        return _simulate(jobs, root, self.checkpoint, merged=self.merge)
+        return _simulate(jobs, root, self.checkpoint, self.scheduler, merged=self.merge)
 
     def _changes(self) -> dict[str, Any]:
         names = ("trajectories", "steps", "save_every", "seed", "device")
@@ -148,6 +151,8 @@ class ExtendCommand:
     """Updates to add, a multiple of those between saves."""
     checkpoint: Seconds = CHECKPOINT
     """Seconds between states of blocks that take long."""
+    scheduler: Text = None
+    """Where to run: local[:N], tcp://HOST:PORT, or slurm[:N]; by default in this process."""
     threads: Number = None
     """CPU threads; results do not depend on it."""
     allow_import: Imports = ()
@@ -161,7 +166,7 @@ class ExtendCommand:
         if not more:
             raise InputError("extend: expected --trajectories N or --steps K, got neither; say what to add")
         jobs = [_stored_job(name, run.path, self.allow_import, more) for name, run in find_runs(self.folder).items()]
-        return _simulate(jobs, self.folder, self.checkpoint, merged=False)
+        return _simulate(jobs, self.folder, self.checkpoint, self.scheduler, merged=False)
 
 
 @dataclass
@@ -204,7 +209,7 @@ def _stored_job(name: str, folder: Path, allowed: Sequence[str], more: Mapping[s
     return Job(name, folder, run, arguments)
 
 
-def _simulate(jobs: list[Job], root: Path, checkpoint: float, *, merged: bool) -> int:
+def _simulate(jobs: list[Job], root: Path, checkpoint: float, scheduler: str | None, *, merged: bool) -> int:
     """Simulate what is missing of some ensembles, compare them with the prediction, and draw."""
     check_positive("checkpoint", checkpoint)
     for job in jobs:
@@ -212,7 +217,7 @@ def _simulate(jobs: list[Job], root: Path, checkpoint: float, *, merged: bool) -
     comparisons, files = {}, []
     for job in jobs:
         try:
-            ensemble = job.simulate(checkpoint)
+            ensemble = job.simulate(checkpoint, scheduler)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"stopped; continue with: sdebias run --resume {root}") from None
         files.append(job.folder)

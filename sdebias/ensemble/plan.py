@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -76,6 +77,10 @@ class Plan:
     sizes: Sizes
     compile: bool
     settings: dict[str, Any]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs; compiled steps are of one process."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @property
     def lead(self) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from ..dataset import DIVERGENCE_THRESHOLD, OK, PATH, SCHEMA, STATUS
+from .accumulators import checked_array
 from .observables import Observable
 
 # Prefix of the names of observables in a state, beside those of the walk.
@@ -142,10 +143,22 @@ class Record(Recorder):
         return {"status": self.status, **{f"{OBSERVED}{name}": array for name, array in self.arrays.items()}}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from a state; see `Recorder.restore`."""
+        """Go on from a state; see `Recorder.restore`.
+
+        Raises
+        ------
+        DataError
+            If an array is missing or has another dtype or shape.
+        """
         if "status" in state:
-            self.status = state["status"].copy()
-        self.arrays = {name.removeprefix(OBSERVED): array for name, array in state.items() if name.startswith(OBSERVED)}
+            self.status = checked_array("status", state, self.status.shape, self.status.dtype)
+        arrays = {name.removeprefix(OBSERVED): array for name, array in state.items() if name.startswith(OBSERVED)}
+        if not arrays:
+            return
+        for name, observable in self._observables.items():
+            shape = (*self.status.shape, self.saves, *observable.shape)
+            dtype = arrays[name].dtype if name in arrays else np.dtype(float)
+            self.arrays[name] = checked_array(name, arrays, shape, dtype)
 
     def variables(self) -> dict[str, Any]:
         """Return all values and statuses."""

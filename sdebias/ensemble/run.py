@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypedDict, Unpack, cast
+from typing import Any, TypeAlias, TypedDict, Unpack, cast
 
 import xarray as xr
 
@@ -22,11 +23,12 @@ from ..problems.base import Problem
 from ..provenance import provenance
 from ..storage import Manifest, RunDirectory, check_outputs, check_same, open_dataset
 from ..storage.directory import LOG, MANIFEST
+from ..storage.parts import Part
 from ..storage.progress import Progress
 from ..symmetry import Symmetry
 from .observables import Function
 from .plan import SAVES_PER_SEGMENT, Initial, Plan, make_plan, memory_errors, workers
-from .shard import Shard
+from .shard import Report, Shard
 from .simulate import progress_bar, side_by_side
 from .sizes import parse_memory
 from .statistics import Statistic
@@ -37,9 +39,15 @@ log = logging.getLogger("sdebias")
 SHARD_NUMBERS = 2**30
 # Shards above which they become larger instead: each is a file, or more, to be listed and opened.
 SHARDS = 2**11
-# Results of a shard that are held in memory before they are written.
-LEG_BYTES = 2**28
+# Results of a shard that are held in memory before they are written; and once more as a file, while they are.
+LEG_BYTES = 2**27
 CHECKPOINT = 30.0
+
+Bounds: TypeAlias = tuple[int, int]
+# (bounds of a shard, its files) → the shard.
+Make: TypeAlias = Callable[[Bounds, Sequence[Part]], Shard]
+# (make, shards to do with their files, what stops them, what is told) → runs them.
+Execute: TypeAlias = Callable[[Make, Mapping[Bounds, Sequence[Part]], threading.Event, Report], None]
 
 
 class Arguments(TypedDict, total=False):
@@ -65,6 +73,7 @@ def run(
     *,
     resume: bool = False,
     checkpoint: float = CHECKPOINT,
+    scheduler: str | None = None,
     progress: bool | None = None,
     **arguments: Unpack[Arguments],
 ) -> xr.Dataset:
@@ -84,6 +93,11 @@ def run(
         then it is extended.
     checkpoint : float
         Seconds between states of blocks that take long.
+    scheduler : str, optional
+        Where shards run: by default on threads of this process; ``"local"`` or ``"local:N"`` on processes of this
+        machine, ``"tcp://HOST:PORT"`` on the workers of a dask scheduler, ``"slurm"`` or ``"slurm:N"`` on those of N
+        jobs. All must see `out`. The numbers are the same; `memory` is that of each worker. Needs the extra
+        `distributed`; see `sdebias.ensemble.cluster.connect`.
     progress : bool, optional
         Show a progress bar on stderr; by default where that is a terminal.
     **arguments
@@ -101,27 +115,29 @@ def run(
         As by `simulate`; or if the run that is there is another one (ConfigError), or the disk has not the room or the
         directory exists (OutputError).
     RunError
-        If memory or disk run out, or another process is at work on the directory. What was finished stays.
+        If memory or disk run out, another process is at work on the directory, or workers die again and again. What
+        was finished stays.
     KeyboardInterrupt
         After an interruption (SIGINT, SIGTERM), once the state is written. A second one does not wait for that where
         one worker runs; where several do, it waits for the end of their segments.
     """
     path = Path(out)
     check_positive("checkpoint", checkpoint)
-    directory = prepare(problem, dynamics, path, resume=resume, **arguments)
-    plan = planned(problem, dynamics, directory.manifest, **arguments)
-    with directory.locked(), _logged(path), interruptible() as stop:
-        directory.sweep()
-        total = plan.instances * plan.trajectories * plan.grid[-1]
-        with progress_bar(progress, total, type(dynamics).__name__) as bar, Progress(directory, bar) as told:
-            pending = directory.missing()
-            log.info("%d of %d shards to do", len(pending), len(directory.manifest.shards))
-            files = directory.by_shard()
-            shards = [Shard(plan, directory, bounds, files.get(bounds, []), checkpoint) for bounds in pending]
-            with memory_errors():
-                side_by_side(lambda shard: shard.run(stop, told), shards, workers(problem), stop)
-        if stop.is_set():
-            raise KeyboardInterrupt(f"stopped; continue with: sdebias run --resume {path}")
+    with executor(scheduler, problem) as execute:
+        directory = prepare(problem, dynamics, path, resume=resume, **arguments)
+        plan = planned(problem, dynamics, directory.manifest, **arguments)
+        with directory.locked(), _logged(path), interruptible() as stop:
+            directory.sweep()
+            total = plan.instances * plan.trajectories * plan.grid[-1]
+            with progress_bar(progress, total, type(dynamics).__name__) as bar, Progress(directory, bar) as told:
+                files = directory.by_shard()
+                pending = {bounds: files.get(bounds, []) for bounds in directory.missing()}
+                log.info("%d of %d shards to do", len(pending), len(directory.manifest.shards))
+                make = functools.partial(Shard, plan, RunDirectory(path.absolute()), checkpoint=checkpoint)
+                with memory_errors():
+                    execute(make, pending, stop, told)
+            if stop.is_set():
+                raise KeyboardInterrupt(f"stopped; continue with: sdebias run --resume {path}")
     return open_dataset(path, verify=False)
 
 
@@ -158,7 +174,7 @@ def prepare(
 def planned(problem: Problem, dynamics: Dynamics, manifest: Manifest | None, **arguments: Unpack[Arguments]) -> Plan:
     """Return the plan of a run; what the arguments leave open is as it was where the run was begun before."""
     memory = arguments.get("memory")
-    held = LEG_BYTES * workers(problem)
+    held = 2 * LEG_BYTES * workers(problem)
     if memory is not None:
         held = min(held, parse_memory(memory) // 2)
     if manifest is None:
@@ -181,7 +197,7 @@ def _pieces(
 ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """Return ranges of trajectories and of saves: those that are there, and more up to the ends of the plan."""
     block, saves = plan.sizes.block, len(plan.grid)
-    room = LEG_BYTES if memory is None else min(LEG_BYTES, parse_memory(memory) // (2 * workers(plan.problem)))
+    room = LEG_BYTES if memory is None else min(LEG_BYTES, parse_memory(memory) // (4 * workers(plan.problem)))
     work = max(plan.sizes.numbers * block * plan.grid[-1] * plan.dynamics.substeps, 1)
     blocks = max(
         1, min(max(SHARD_NUMBERS // work, plan.blocks // SHARDS), room // max(plan.result_bytes(block, saves), 1))
@@ -249,6 +265,29 @@ def _check_room(plan: Plan, path: Path, manifest: Manifest, there: int) -> None:
     widest, longest = (max(stop - start for start, stop in ranges) for ranges in (manifest.shards, manifest.legs))
     states += workers(plan.problem) * plan.result_bytes(widest, longest)
     check_outputs([path / MANIFEST], size=max(results + states - there, 0), overwrite=True)
+
+
+@contextmanager
+def executor(scheduler: str | None, problem: Problem) -> Iterator[Execute]:
+    """Give what runs shards: on threads of this process, or on workers.
+
+    Raises
+    ------
+    InputError
+        If the extra `distributed` is missing, and as by `cluster.connect`.
+    """
+    if scheduler is None:
+        yield lambda make, pending, stop, told: side_by_side(
+            lambda shard: make(*shard).run(stop, told), list(pending.items()), workers(problem), stop
+        )
+        return
+    try:
+        from . import cluster  # dask.distributed is optional, and slow to import
+    except ImportError:
+        remedy = "pip install 'sdebias[distributed]'"
+        raise InputError(message("scheduler", "the package distributed", "none", remedy)) from None
+    with cluster.connect(scheduler, problem) as client:
+        yield functools.partial(cluster.run_shards, client)
 
 
 @contextmanager

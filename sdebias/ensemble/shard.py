@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -19,11 +20,12 @@ from .record import Recorder
 
 log = logging.getLogger("sdebias")
 
+# (first trajectory of a shard, updates of its trajectories so far, trajectories that are flagged so far), in whatever
+# process and attempt.
+Report = Callable[[int, int, int], None]
+
 # What the state of a walk consists of.
 WALK = ("theta", "rng", "at")
-
-# (updates of trajectories, trajectories that are flagged now) since the last call.
-Report = Callable[[int, int], None]
 
 
 class Shard:
@@ -63,6 +65,7 @@ class Shard:
         if stop.is_set():
             return False
         state, done = self._resume()
+        self._updates = (self.last - self.first) * self.plan.instances * self.plan.grid[max(done - 1, 0)]
         for since, until in self.manifest.legs:
             if until <= done:
                 continue
@@ -80,6 +83,8 @@ class Shard:
             self._write_part(record, since, until)
             state, done = {**_stacked(ends), "status": record.status}, until
             self._write_state(state, until, until)
+            if stop.is_set():
+                return until == self.manifest.legs[-1][1]
         return True
 
     def _walk_leg(
@@ -100,9 +105,9 @@ class Shard:
         for at, steps in self.plan.segments(max(done - 1, 0), until):
             path = walk.run(steps)
             fresh = 0 if at == done == 0 else 1  # the first state of a segment is the last of the one before
-            flagged = record.flagged
             record.write(path[fresh:], rows, low - self.first, at + fresh - since)
-            report((high - low) * self.plan.instances * (steps[-1] - steps[0]), record.flagged - flagged)
+            self._updates += (high - low) * self.plan.instances * (steps[-1] - steps[0])
+            report(self.first, self._updates, record.flagged)
             reached = at + len(steps)
             if self.long and reached < until and (stop.is_set() or time.monotonic() - written > self.checkpoint):
                 self._write_state({**_stacked([_plain(walk)]), **record.state()}, since, reached)
@@ -119,10 +124,14 @@ class Shard:
         there = {(part.since, part.until) for part in self._parts}
         for file in reversed(self._states):
             behind = [leg for leg in self.manifest.legs if leg[1] <= file.until]
-            if file.intact() and there.issuperset(behind):
-                state = read_state(file)
-                self._check_state(file, state)
-                return state, file.until
+            if not there.issuperset(behind):
+                continue
+            # Another process that was taken for dead may be at work on the same shard, and replace its states.
+            with contextlib.suppress(FileNotFoundError):
+                if file.intact():
+                    state = read_state(file)
+                    self._check_state(file, state)
+                    return state, file.until
         return {}, 0
 
     def _check_state(self, file: Part, state: Mapping[str, np.ndarray]) -> None:
@@ -134,7 +143,6 @@ class Shard:
         wanted: dict[str, tuple[tuple[int, ...], np.dtype]] = {
             name: ((len(self.blocks), *array.shape[1:]), array.dtype) for name, array in start.items()
         }
-        wanted["status"] = (*self.plan.lead, self.last - self.first), np.dtype(np.int8)
         found = {name: (state[name].shape, state[name].dtype) for name in wanted if name in state}
         if found != wanted:
             raise foreign_state(file, f"{', '.join(map(str, state)) or 'nothing'}, or other shapes")

@@ -218,15 +218,19 @@ class RunDirectory:
         legs = self.manifest.legs
         return [shard for shard in self.manifest.shards if any((*shard, *leg) not in there for leg in legs)]
 
-    def fraction(self) -> float:
-        """Return how much of the run is on the disk, between 0 and 1."""
-        reached = dict.fromkeys(self.manifest.shards, 1)
+    def reached(self) -> dict[tuple[int, int], int]:
+        """Return how many saves after the start each shard has on the disk."""
+        reached = dict.fromkeys(self.manifest.shards, 0)
         for part in self.files():
             shard = (part.first, part.last)
             if shard in reached:
-                reached[shard] = max(reached[shard], part.until)
+                reached[shard] = max(reached[shard], part.until - 1)
+        return reached
+
+    def fraction(self) -> float:
+        """Return how much of the run is on the disk, between 0 and 1."""
         saves, trajectories = self.manifest.legs[-1][1], self.manifest.shards[-1][1]
-        done = sum((last - first) * (until - 1) for (first, last), until in reached.items())
+        done = sum((last - first) * after for (first, last), after in self.reached().items())
         return done / ((saves - 1) * trajectories)
 
     @contextmanager

@@ -129,19 +129,19 @@ def _open(part: Part, run: RunDirectory, verify: bool) -> xr.Dataset:
     """
     if verify:
         part.check()
-    with open_file(part.path, engine=ENGINE) as header:
-        identity, found = run.manifest.identity, header.attrs.get("identity")
-        if found != identity:
-            remedy = "take the file out of the directory, and continue the run with sdebias run --resume"
-            raise DataError(message(str(part.path), f"a part of this run ({identity[:8]})", str(found)[:8], remedy))
-        sizes = {"trajectory": part.last - part.first, "step": part.until - part.since}
-        if any(header.sizes.get(dim) != size for dim, size in sizes.items()):
-            remedy = "take the file out of the directory"
-            raise DataError(message(str(part.path), f"sizes {sizes}", dict(header.sizes), remedy))
-        # A chunk is of whole trajectories, through all legs.
-        largest = max(variable.nbytes for variable in header.data_vars.values()) * len(run.manifest.legs)
-        rows = max(1, header.sizes["trajectory"] * CHUNK_BYTES // max(largest, 1))
-    return open_file(part.path, engine=ENGINE, chunks={"trajectory": min(rows, header.sizes["trajectory"])})
+    trajectories, saves = part.last - part.first, part.until - part.since
+    # A chunk is of whole trajectories, through all legs; no variable is larger than its file, floats not compressed.
+    size = max(part.path.stat().st_size, 1) * len(run.manifest.legs)
+    rows = max(1, trajectories * CHUNK_BYTES // size)
+    dataset = open_file(part.path, engine=ENGINE, chunks={"trajectory": min(rows, trajectories)})
+    wanted = {"identity": run.manifest.identity, "trajectory": trajectories, "step": saves}
+    found = {**dataset.sizes, "identity": dataset.attrs.get("identity")}
+    if any(found.get(name) != value for name, value in wanted.items()):
+        dataset.close()
+        remedy = "take the file out of the directory, and continue the run with sdebias run --resume"
+        got = {name: found.get(name) for name in wanted}
+        raise DataError(message(str(part.path), f"a part of this run ({wanted})", got, remedy))
+    return dataset
 
 
 def _along_steps(legs: Sequence[xr.Dataset]) -> xr.Dataset:
@@ -193,13 +193,13 @@ def _save_zarr(dataset: xr.Dataset, out: Path, overwrite: bool) -> Path:
         import zarr as _  # noqa: F401
     except ImportError:
         raise InputError(message("zarr", "the package zarr", "none", "pip install 'sdebias[zarr]'")) from None
-    check_outputs([out / "zarr.json"], size=dataset.nbytes, overwrite=overwrite)
+    check_outputs([out / ".zgroup"], size=dataset.nbytes, overwrite=overwrite)
     if out.exists() and not overwrite:
         raise OutputError(message(str(out), "no such store yet", "one that exists", "pass --overwrite or another name"))
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"))
     try:
-        _as_text(dataset).to_zarr(temporary, mode="w", consolidated=False)
+        _as_text(dataset).to_zarr(temporary, mode="w", consolidated=False, zarr_format=2)
         shutil.rmtree(out, ignore_errors=True)
         temporary.chmod(0o755)
         temporary.rename(out)
@@ -211,6 +211,9 @@ def _save_zarr(dataset: xr.Dataset, out: Path, overwrite: bool) -> Path:
 
 
 def _as_text(dataset: xr.Dataset) -> xr.Dataset:
-    """Return a dataset whose labels have a fixed width: zarr has no standard for strings of any length."""
+    """Return a dataset whose labels have a fixed width: zarr has no standard for strings of any length.
+
+    Nor has its format 3 for any strings at all, which is why format 2 is written.
+    """
     labels = {name: coord.astype(np.str_) for name, coord in dataset.coords.items() if coord.dtype.kind in "OT"}
     return dataset.assign_coords(labels)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import threading
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import dask
 import numpy as np
 import xarray as xr
 
@@ -25,6 +27,7 @@ Place: TypeAlias = tuple[int, int, int, int]
 # Parts are written and read by several threads, and closed by whichever collects garbage: netCDF4's library allows one
 # thread at a time, h5py's locks itself.
 ENGINE: Literal["h5netcdf"] = "h5netcdf"
+_writing = threading.Lock()
 
 
 @dataclass(frozen=True, order=True)
@@ -116,7 +119,11 @@ def write_part(folder: Path, place: Place, dataset: xr.Dataset, identity: str) -
     encoding = {name: {"zlib": True, "complevel": 1} for name in packed}
 
     def write(path: Path) -> None:
-        dataset.to_netcdf(path, engine=ENGINE, encoding=encoding)
+        # In a worker of dask, xarray would take a lock of the whole cluster, which a worker that dies may keep. dask's
+        # settings are those of the process: one thread at a time sets and resets them.
+        with _writing, dask.config.set(scheduler="threads"):
+            content = dataset.to_netcdf(engine=ENGINE, encoding=encoding)
+        path.write_bytes(content)  # by way of memory: HDF5 does not survive a disk that is full
 
     return Part(*place, write_named(folder, _stem("part", place), ".nc", write, identity), identity)
 
@@ -145,7 +152,7 @@ def read_state(part: Part) -> dict[str, np.ndarray]:
     """
     part.check()
     try:
-        with np.load(part.path, allow_pickle=False) as file:
+        with part.path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return dict(file)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise foreign_state(part, error) from None

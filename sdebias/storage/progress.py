@@ -34,7 +34,12 @@ class Progress:
     def __init__(self, directory: RunDirectory, bar: Any) -> None:
         self.directory, self.bar = directory, bar
         self.here = self.flagged = 0
-        self.before = round(bar.total * directory.fraction())
+        saves, trajectories = directory.manifest.legs[-1][1], directory.manifest.shards[-1][1]
+        each = bar.total // (trajectories * (saves - 1))
+        reached = directory.reached().items()
+        # Updates and flagged trajectories of each shard, by its first trajectory.
+        self._shards = {first: (each * (last - first) * after, 0) for (first, last), after in reached}
+        self.before = sum(updates for updates, _ in self._shards.values())
         self._begun = self._told = time.monotonic()
         self._lock = threading.Lock()
 
@@ -51,13 +56,15 @@ class Progress:
         finished = "stopped" if self.directory.missing() else "finished"
         self._tell(finished if error is None else f"failed: {error or kind}")
 
-    def __call__(self, updates: int, flagged: int) -> None:
-        """Count updates of trajectories, and trajectories that were flagged."""
+    def __call__(self, shard: int, updates: int, flagged: int) -> None:
+        """Take note of how far a shard is; it may be behind what it was, where a worker died."""
         with self._lock:
-            self.here += updates
-            self.flagged += flagged
-            self.bar.update(updates)
-            if flagged:
+            before, known = self._shards[shard]
+            self._shards[shard] = (updates, flagged)
+            self.here += updates - before
+            self.flagged += flagged - known
+            self.bar.update(updates - before)
+            if flagged != known:
                 self.bar.set_postfix(flagged=self.flagged)
             if time.monotonic() - self._told > INTERVAL:
                 self._tell("running")

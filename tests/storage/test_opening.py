@@ -1,0 +1,132 @@
+"""Opening and merging: finished or not, verified or not, without holding on to files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import sdebias as sb
+from experiments.faults import Job, differences, flip, parts_of, small_job, small_pieces
+from sdebias.errors import DataError, OutputError
+from sdebias.storage import RunDirectory, merge
+from sdebias.storage.parts import Part
+
+
+def test_a_finished_run(finished: Path, whole: xr.Dataset) -> None:
+    with sb.open(finished) as found:
+        assert found.chunks
+        assert found.attrs["complete"] == 1
+        assert differences(found, whole) == []
+        assert [name for name in whole.variables if found[name].attrs.keys() != whole[name].attrs.keys()] == []
+    with sb.open(finished.parent) as found:  # the one run of a folder
+        assert differences(found, whole) == []
+
+
+class TestUnfinished:
+    def test_what_has_reached_the_end(self, half_run: RunDirectory, whole: xr.Dataset) -> None:
+        with sb.open(half_run.path) as found:
+            assert found.attrs["complete"] == 0
+            assert differences(found, whole.isel(trajectory=slice(48))) == []
+
+    def test_where_none_has_what_all_have_reached(self, half_run: RunDirectory, whole: xr.Dataset) -> None:
+        since = half_run.manifest.legs[-1][0]
+        for part in half_run.parts():
+            if part.since == since:
+                part.path.unlink()
+        with sb.open(half_run.path) as found:
+            assert differences(found, whole.isel(trajectory=slice(48), step=slice(since))) == []
+
+    def test_nothing_yet(self, half_run: RunDirectory) -> None:
+        for part in half_run.parts():
+            part.path.unlink()
+        with pytest.raises(DataError, match="at least one finished part"):
+            sb.open(half_run.path)
+
+    def test_states_may_vanish_meanwhile(
+        self, half_run: RunDirectory, whole: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A process at work replaces its states between the moment they are listed and the next."""
+        listed = RunDirectory.files
+
+        def files(self: RunDirectory) -> list[Part]:
+            found = listed(self)
+            for part in self.path.glob("state-*"):
+                part.unlink()
+            return found
+
+        monkeypatch.setattr(RunDirectory, "files", files)
+        assert half_run.size() > 0
+        with sb.open(half_run.path) as found:
+            assert differences(found, whole.isel(trajectory=slice(48))) == []
+
+
+class TestRefused:
+    def test_damaged(self, half_run: RunDirectory) -> None:
+        flip(parts_of(half_run.path)[0].path)
+        with pytest.raises(DataError, match="sets it aside and computes it again"):
+            sb.open(half_run.path)
+
+    def test_not_looked_at_where_that_is_not_wanted(
+        self, half_run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sdebias.storage.parts.digest", lambda *arguments: "other")
+        with pytest.raises(DataError, match="the bytes that this run wrote"):
+            sb.open(half_run.path)
+        sb.open(half_run.path, verify=False).close()
+
+    def test_a_part_of_another_run_even_unverified(self, half_run: RunDirectory, tmp_path: Path) -> None:
+        with small_pieces(2**16):
+            small_job(seed=1).run(tmp_path / "other")
+        mine, other = half_run.parts()[0].path, parts_of(tmp_path / "other")[0].path
+        mine.unlink()
+        shutil.copy(other, half_run.path)
+        for verify in (True, False):
+            with pytest.raises(DataError, match="of this run|this run wrote"):
+                sb.open(half_run.path, verify=verify)
+
+    def test_two_runs_in_a_folder(self, half_run: RunDirectory) -> None:
+        shutil.copytree(half_run.path, half_run.path.with_name("second"))
+        with pytest.raises(DataError, match="expected one run directory, got run, second; name one"):
+            sb.open(half_run.path.parent)
+
+
+def test_files_are_closed(finished: Path) -> None:
+    before = len(os.listdir("/dev/fd"))
+    with sb.open(finished) as found:
+        found["loss"].load()
+    assert len(os.listdir("/dev/fd")) == before
+
+
+class TestMerge:
+    @pytest.mark.parametrize("name", ["run.nc", "run.zarr"])
+    def test_round_trip(self, name: str, finished: Path, whole: xr.Dataset, tmp_path: Path) -> None:
+        out = tmp_path / name
+        assert merge(finished, out, zarr=name.endswith("zarr")) == out
+        zarr: dict[str, Any] = {"engine": "zarr", "consolidated": False}
+        with xr.open_dataset(out, **(zarr if out.is_dir() else {})) as found:
+            xr.testing.assert_equal(found, whole)
+            assert found.attrs["complete"] == 1
+            assert all(found[name].dtype == whole[name].dtype for name in whole.data_vars)
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        assert out.stat().st_mode & 0o055 in (0o044, 0o055)
+
+    def test_nothing_is_replaced_unasked(self, finished: Path, tmp_path: Path) -> None:
+        (tmp_path / "run.nc").touch()
+        with pytest.raises(OutputError, match="pass --overwrite"):
+            merge(finished, tmp_path / "run.nc")
+
+
+def test_after_an_extension_attributes_tell_of_the_whole(half_run: RunDirectory, small: Job) -> None:
+    longer = replace(small, arguments={**small.arguments, "trajectories": 64})
+    with small_pieces(2**16):
+        found = longer.run(half_run.path, resume=True)
+    whole = longer.simulate()
+    assert found.attrs["config_json"] == whole.attrs["config_json"]
+    np.testing.assert_array_equal(found["theta"], whole["theta"])
