@@ -1,7 +1,7 @@
 """The public names and their signatures as text.
 
-``python tests/public_api.py`` writes them to ``tests/public_api.txt``, which a test holds against the package. What is in
-there is a promise to users: a change of it belongs in ``CHANGELOG.md``.
+``python tests/public_api.py`` writes them to ``tests/public_api.txt``, which a test holds against the package. What is
+in there is a promise to users: a change of it belongs in ``CHANGELOG.md``.
 """
 
 from __future__ import annotations
