@@ -7,7 +7,7 @@ READY = $(VENV)/.ready
 JOBS ?= 2
 FIGURES = $(patsubst experiments/%.py,experiments.%,$(sort $(wildcard experiments/fig*.py experiments/beyond_*.py)))
 
-.PHONY: run test test-all fuzz lint format bench figures figures-smoke docs docs-figures report-check clean
+.PHONY: run test test-all fuzz lint format bench figures figures-smoke docs docs-figures report-check dist clean
 
 run: $(READY) ## the main job: orbit drift of SGD and its SDE on the diabetes data
 	$(BIN)/sdebias run experiments/diabetes.toml --overwrite
@@ -61,6 +61,12 @@ report-check: $(READY) ## reports of every sort in headless Chromium: no error, 
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[browser]"
 	$(BIN)/python tests/report/reports.py results/reports
 	$(BIN)/python tests/report/browser_check.py results/reports/*.html --screenshots results/reports/screenshots
+
+dist: $(READY) ## wheel and source distribution, in dist
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[release]"
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

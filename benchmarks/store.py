@@ -26,7 +26,9 @@ MEMORY, VALUES, ONLINE, STORED = (
 )
 
 
-def measure_one(name: str, trajectories: int = TRAJECTORIES, steps: int = STEPS, rounds: int = ROUNDS) -> dict[str, Any]:
+def measure_one(
+    name: str, trajectories: int = TRAJECTORIES, steps: int = STEPS, rounds: int = ROUNDS
+) -> dict[str, Any]:
     """Return median seconds, peak memory above what was there before, and bytes written, of one way, in this process."""
     workload = WORKLOADS["W1"]()
     arguments: dict[str, Any] = {"trajectories": trajectories, "steps": steps, "save_every": steps // SAVES}

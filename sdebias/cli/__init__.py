@@ -8,12 +8,18 @@ from typing import Annotated
 
 import tyro
 
+from .._version import __version__
 from ..errors import InputError, SdebiasError
 from .analyse import CompareCommand, InfoCommand, PlotCommand, ReportCommand
 from .runs import ExtendCommand, MergeCommand, RunCommand, StatusCommand
 from .start import ExamplesCommand, InitCommand
 
-DESCRIPTION = "Simulate SGD and its SDE, and compare the drift along symmetry orbits with what geometry predicts."
+# Not wrapped by tyro: each paragraph is a line of at most 80 columns.
+DESCRIPTION = """Compare the orbit drift of SGD and of its SDE with what geometry predicts.
+
+Exit codes: 0 done, 1 a run that failed, 2 bad input, 130 interrupted.
+
+sdebias --version says which version this is."""
 
 Command = (
     Annotated[ExamplesCommand, tyro.conf.subcommand("examples")]
@@ -38,8 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 done, 2 bad input, 1 a run that failed, 130 interrupted.
     """
     try:
-        command = tyro.cli(Command, prog="sdebias", description=DESCRIPTION, args=arguments)
-        return command()
+        words = sys.argv[1:] if arguments is None else arguments
+        if list(words) == ["--version"]:
+            print(f"sdebias {__version__}")
+            return 0
+        return tyro.cli(Command, prog="sdebias", description=DESCRIPTION, args=words)()
     except KeyboardInterrupt as interruption:
         print(f"sdebias: {str(interruption) or 'interrupted'}", file=sys.stderr)
         return 130

@@ -57,7 +57,7 @@ class Job:
 
 @dataclass
 class RunCommand:
-    """Simulate every dynamics of a configuration, compare with the prediction, and write datasets and a figure."""
+    """Simulate a configuration, compare with the prediction, write datasets, figure."""
 
     config: Positional[OptionalPath] = None
     """TOML file; or an ensemble file (.nc), which is then made again from the configuration and data that it holds."""

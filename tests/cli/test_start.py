@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import sdebias as sb
 from sdebias.cli import main
 from sdebias.cli.start import names
 
@@ -28,3 +32,27 @@ def test_what_init_writes_runs(
     assert "sdebias run my.toml" in Path("my.toml").read_text()
     assert main(["run", "my.toml", "--trajectories", "64", "--steps", "20"]) == 0
     assert "verdict: consistent" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"sdebias {sb.__version__}\n"
+
+
+def test_the_module_runs_and_has_no_colours_in_a_pipe() -> None:
+    for words in (["--help"], ["run", "--trajectory", "3"]):
+        done = subprocess.run([sys.executable, "-m", "sdebias.cli", *words], capture_output=True, text=True)
+        assert done.returncode == (0 if words == ["--help"] else 2)
+        assert done.stdout + done.stderr
+        assert "\x1b" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_is_a_script_that_knows_verbs_and_flags(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(["--tyro-print-completion", shell])
+    assert done.value.code in (0, None)
+    script = capsys.readouterr().out
+    assert all(word in script for word in ("extend", "--save-every", "--allow-import"))
+    if program := shutil.which(shell):
+        subprocess.run([program, "-n"], input=script, text=True, check=True, env={"LC_ALL": "C.UTF-8"})
