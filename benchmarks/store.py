@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ MEMORY, VALUES, ONLINE, STORED = (
 def measure_one(
     name: str, trajectories: int = TRAJECTORIES, steps: int = STEPS, rounds: int = ROUNDS
 ) -> dict[str, Any]:
-    """Return median seconds, peak memory above what was there before, and bytes written, of one way, in this process."""
+    """Return median seconds, peak memory above what was there before, and MiB written, of one way in this process."""
     workload = WORKLOADS["W1"]()
     arguments: dict[str, Any] = {"trajectories": trajectories, "steps": steps, "save_every": steps // SAVES}
     arguments |= {"save": KEPT, "compile": True, "progress": False}
@@ -37,29 +36,24 @@ def measure_one(
         arguments["save_every"] = steps
     if name in (ONLINE, STORED):
         arguments["statistics"] = STATISTICS
-    times, written = [], 0
+    written = 0
     with tempfile.TemporaryDirectory() as folder:
 
-        def call(number: int, **sizes: int) -> None:
+        def call(number: int, **sizes: int) -> float:
+            start = time.perf_counter()
             if name == STORED:
                 sb.run(workload.problem(), workload.dynamics(), Path(folder) / str(number), **(arguments | sizes))
             else:
                 sb.simulate(workload.problem(), workload.dynamics(), **(arguments | sizes))
+            return time.perf_counter() - start
 
         call(0, trajectories=min(trajectories, 10_000))  # compiles
         before = machine.settle()
-        for number in range(1, rounds + 1):
-            times.append(_seconds(lambda number=number: call(number)))  # type: ignore[misc]
+        times = [call(number) for number in range(1, rounds + 1)]
         peak = machine.resident("VmHWM") - before
         if name == STORED:
             written = sum(file.stat().st_size for file in (Path(folder) / "1").iterdir())
     return {"name": name, "seconds": statistics.median(times), "peak": peak, "written": written / machine.MIB}
-
-
-def _seconds(call: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def measure(key: str, allowed: list[int]) -> dict[str, Any]:
