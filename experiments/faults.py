@@ -1,31 +1,20 @@
-"""Faults done to run directories, and what came of them: ``python -m experiments.faults`` makes docs/reliability.md.
-
-Each fault is done to a small run on purpose; then the run is continued, and what it holds is compared with the same
-ensemble simulated in memory, byte for byte in all variables.
-"""
+"""Means to do faults to run directories, for the tests and for `experiments.reliability`."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import logging
 import os
 import pickle
-import platform
 import resource
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
-from functools import partial
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from typing import Any
 from unittest import mock
 
-import dask
 import numpy as np
 import torch
 import xarray as xr
@@ -37,25 +26,7 @@ from sdebias.storage import RunDirectory
 from sdebias.storage.directory import MANIFEST
 from sdebias.storage.parts import Part, digest
 
-ROOT = Path(__file__).parents[1]
-TARGET = ROOT / "docs" / "reliability.md"
-KILLS = 50
-# A run is killed at most so often before it may end.
-KILLS_OF_A_RUN = 3
 NOBODY = 65534
-NOT_WRITTEN, SET_ASIDE = "the bytes that this run wrote", "set aside"
-# Letters of a message that the table shows.
-SHOWN = 160
-HEAD = """# Reliability of run directories
-
-Made by `python -m experiments.faults`, not written by hand. Each fault is done on purpose to a small run, whose parts
-and states are written every few milliseconds; then the run is continued, and its dataset compared with the same
-ensemble simulated in memory. *Lost* are intact files that were there before and are not there after; *accepted* are
-variables of the final dataset that differ in any byte. {machine}
-
-| fault | how it was injected | times | expected | seen | lost | accepted |
-|---|---|---|---|---|---|---|
-"""
 
 
 @contextmanager
@@ -151,6 +122,11 @@ def parts_of(folder: Path, kind: str = "part") -> list[Part]:
     return RunDirectory(folder).parts(kind)
 
 
+def intact(folder: Path) -> set[str]:
+    """Return the names of the parts that hold what was written."""
+    return {part.path.name for part in parts_of(folder) if part.intact()}
+
+
 def truncate(path: Path) -> None:
     """Cut a file to its half."""
     os.truncate(path, path.stat().st_size // 2)
@@ -215,8 +191,12 @@ def on_threads(count: int, function: Callable[[], object]) -> None:
 
 
 def kill(seconds: float, child: int) -> None:
-    """Kill a process after a time, as the system would that has no memory left."""
-    time.sleep(seconds)
+    """Kill a process after a time, as the system would that has no memory left, unless it has ended before."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return
+        time.sleep(0.001)
     os.kill(child, signal.SIGKILL)
 
 
@@ -241,258 +221,3 @@ def interrupt(child: int, folder: Path, times: int = 1) -> None:
     for _ in range(times):
         os.kill(child, signal.SIGINT)
         time.sleep(0.001)
-
-
-# -- the report --------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Row:
-    """A fault, and what came of it."""
-
-    fault: str
-    how: str
-    expected: str
-    seen: str = ""
-    times: int = 1
-    lost: int = 0
-    accepted: list[str] = field(default_factory=list)
-
-    @property
-    def as_expected(self) -> bool:
-        """Whether nothing was lost, nothing wrong accepted, and the error was the one that was expected."""
-        return self.expected in self.seen and not self.lost and not self.accepted
-
-    def line(self) -> str:
-        """Return the row of the table."""
-        seen = self.seen if len(self.seen) <= SHOWN else f"{self.seen[:SHOWN]} …"
-        cells = [self.fault, self.how, self.times, self.expected, seen, self.lost, len(self.accepted)]
-        return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
-
-
-class Report:
-    """Does the faults one after the other."""
-
-    def __init__(self, folder: Path, job: Job) -> None:
-        self.folder, self.job = folder, job
-        self.whole = job.simulate()
-        self.rows: list[Row] = []
-
-    def half_done(self, name: str) -> Path:
-        """Return the directory of a run that was interrupted."""
-        folder = self.folder / name
-        in_child(lambda: self.job.run(folder, checkpoint=1e-3), lambda child: interrupt(child, folder))
-        return folder
-
-    def continued(self, folder: Path, row: Row, **options: Any) -> None:
-        """Continue a run, compare it with the whole, and note the row."""
-        before = {part.path.name for part in parts_of(folder) if part.intact()}
-        told = in_child(lambda: self.job.run(folder, resume=True, **options))
-        if told != "done":
-            row.seen += f"; then {told}"
-            row.accepted.append("not finished")
-        after = {part.path.name for part in parts_of(folder)}
-        row.lost += len(before - after)
-        with sb.open(folder) as found:
-            row.accepted += differences(found, self.whole)
-        row.seen = row.seen.replace(str(self.folder), "runs")
-        self.rows.append(row)
-        print(row.line(), flush=True)
-
-    def killed(self, kills: int, seed: int = 0) -> None:
-        """Kill runs at random moments of their lives, those of being continued among them."""
-        random = Random(seed)
-        start = time.monotonic()
-        in_child(lambda: self.job.run(self.folder / "timed", checkpoint=1e-3))
-        seconds = time.monotonic() - start
-        for workers in (1, 2):
-            row = Row(f"`kill -9` of a run on {workers} thread{'s' * (workers - 1)}", "", "continued", "continued", 0)
-            half_written = runs = 0
-            while row.times < kills // 2:
-                folder = self.folder / f"killed-{workers}-{runs}"
-                runs += 1
-                for _ in range(KILLS_OF_A_RUN):
-                    before = {part.path.name for part in parts_of(folder)} if (folder / MANIFEST).exists() else set()
-
-                    begun = (folder / MANIFEST).exists()
-                    work = partial(self.job.run, folder, resume=begun, checkpoint=1e-3)
-                    told = in_child(partial(on_threads, workers, work), partial(kill, random.uniform(0, seconds)))
-                    row.times += told == ""
-                    if told not in ("", "done"):
-                        row.seen = told
-                    if (folder / MANIFEST).exists():
-                        row.lost += len(before - {part.path.name for part in parts_of(folder)})
-                    half_written += sum(1 for _ in folder.glob(".*.tmp")) if folder.is_dir() else 0
-                if not (folder / MANIFEST).exists():
-                    continue  # killed before there was anything
-                self.continued(folder, row)
-                self.rows.remove(row)
-            row.how = f"at random moments of {seconds:.1f} s, {runs} runs; {half_written} files were half written"
-            self.rows.append(row)
-
-    def interrupted(self) -> None:
-        """Interrupt a run, once and twice."""
-        for times, expected in (
-            (1, "KeyboardInterrupt: stopped; continue with: sdebias run --resume"),
-            (2, "Keyboard"),
-        ):
-            folder = self.folder / f"interrupted-{times}"
-            how = f"SIGINT, {'once' if times == 1 else 'twice within 1 ms'}"
-            row = Row("Ctrl-C", how, expected)
-            row.seen = in_child(
-                partial(self.job.run, folder, checkpoint=1e-3), partial(interrupt, folder=folder, times=times)
-            )
-            self.continued(folder, row)
-
-    def full_disk(self) -> None:
-        """Let no file become larger than most."""
-        folder = self.half_done("full")
-        smallest = min(part.path.stat().st_size for part in parts_of(folder))
-        for what, size in (("parts", smallest - 1), ("states", 2**10), ("anything", 16)):
-            row = Row(f"full disk, no room for {what}", f"RLIMIT_FSIZE of {size} bytes", "RunError: ")
-
-            work = partial(self.job.run, folder, resume=True, checkpoint=1e-3)
-            row.seen = in_child(partial(with_file_size, size, work))
-            if what == "anything":
-                self.continued(folder, row)
-            else:
-                self.rows.append(replace(row, seen=row.seen.replace(str(self.folder), "runs")))
-
-    def read_only_folder(self) -> None:
-        """Take the right to write from a run that shall go on."""
-        folder = self.half_done("read-only")
-        row = Row("read-only folder", "mode 555, as an ordinary user", "a writable folder")
-
-        def work() -> None:
-            os.chdir(folder.parent)
-            with read_only(Path(folder.name)):
-                self.job.run(Path(folder.name), resume=True)
-
-        row.seen = in_child(work)
-        self.continued(folder, row)
-
-    def damaged(self) -> None:
-        """Damage files, each in its own way."""
-        for kind, harm in (("part", truncate), ("part", flip), ("state", truncate), ("state", flip)):
-            folder = self.half_done(f"{kind}-{harm.__name__}")
-            harm(parts_of(folder, kind)[0].path)
-            expected = NOT_WRITTEN if kind == "part" else SET_ASIDE
-            row = Row(f"{kind} damaged", f"`{harm.__name__}`", expected)
-            row.seen = attempt(partial(sb.open, folder)) if kind == "part" else SET_ASIDE
-            self.continued(folder, row)
-
-    def foreign(self) -> None:
-        """Put files into the folder that are not of the run."""
-        folder, other = self.half_done("foreign"), self.folder / "other"
-        small_job(seed=1).run(other)
-        row = Row("foreign files", "a netCDF file, a text and a folder with the name of a part", "done")
-        xr.Dataset({"x": ("t", np.arange(3))}).to_netcdf(folder / "foreign.nc")
-        (folder / "part-notes.nc").write_text("mine")
-        (folder / parts_of(other)[0].path.name).mkdir()
-        row.seen = attempt(lambda: sb.open(folder))
-        self.continued(folder, row)
-
-        for kind in ("part", "state"):
-            folder = self.half_done(f"another-{kind}")
-            for part in parts_of(other, kind):
-                (folder / part.path.name).write_bytes(part.path.read_bytes())
-            expected = NOT_WRITTEN if kind == "part" else SET_ASIDE
-            row = Row(f"{kind}s of another run", "those of another seed, copied in", expected)
-            row.seen = attempt(partial(sb.open, folder)) if kind == "part" else SET_ASIDE
-            self.continued(folder, row)
-
-        folder = self.half_done("pickle")
-        row = Row("pickle as a state", "under the name that fits its bytes", "arrays of numbers")
-        trace = plant_pickle(folder)
-        row.seen = in_child(lambda: self.job.run(folder, resume=True))
-        if trace.exists():
-            row.accepted.append("the pickle")
-        parts_of(folder, "state")[-1].path.unlink()
-        self.continued(folder, row)
-
-    def edited(self) -> None:
-        """Change manifest, configuration and data under the run."""
-        changes: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-            "its configuration": (lambda table: table["config"]["run"].update(seed=7), "the configuration of its hash"),
-            "a data file `../x`": (lambda table: table.update(data="../x"), "the configuration of its hash"),
-            "its ranges": (lambda table: table.update(legs=[[0, 3]]), "a manifest"),
-        }
-        folder = self.half_done("edited")
-        manifest = (folder / MANIFEST).read_text()
-        for what, (change, expected) in changes.items():
-            edit_manifest(folder, change)
-            seen = in_child(lambda: self.job.run(folder, resume=True))
-            self.rows.append(Row("manifest edited", what, expected, seen.replace(str(self.folder), "runs")))
-            (folder / MANIFEST).write_text(manifest)
-        changed = replace(self.job, dynamics=sb.SGDSDE(learning_rate=0.04, substeps=2))
-        others = replace(self.job, problem=small_job(data=1).problem)
-        for what, job, expected in (
-            ("configuration edited", changed, "learning_rate: 0.05 there, 0.04 here"),
-            ("other data", others, "expected the data of the run"),
-        ):
-            row = Row(what, "continued with another one", expected, in_child(partial(job.run, folder, resume=True)))
-            self.rows.append(replace(row, seen=row.seen.replace(str(self.folder), "runs")))
-        self.continued(folder, Row("all of these undone", "files restored", "done", "done"))
-
-    def two_processes(self) -> None:
-        """Continue a run that another process is at work on."""
-        folder = self.half_done("two")
-        row = Row(
-            "two processes on one directory", "the second while the first writes", "no other process at work on it"
-        )
-        with RunDirectory(folder).locked():
-            row.seen = in_child(lambda: self.job.run(folder, resume=True))
-        self.continued(folder, row)
-
-    def clock(self) -> None:
-        """Set the clock back, again and again."""
-        folder = self.folder / "clock"
-
-        def work() -> None:
-            with clock_going_backwards():
-                self.job.run(folder, checkpoint=1e-3)
-
-        row = Row("clock going backwards", "an hour back with each reading of `time.time`", "done", in_child(work))
-        self.continued(folder, row)
-
-    def all(self, kills: int) -> list[Row]:
-        """Do all of them."""
-        self.killed(kills)
-        damages = (self.full_disk, self.read_only_folder, self.damaged, self.foreign, self.edited)
-        for inject in (self.interrupted, *damages, self.two_processes, self.clock):
-            inject()
-        return self.rows
-
-
-def report(folder: Path, kills: int) -> list[Row]:
-    """Do all faults to runs in a folder, and return what came of them."""
-    # This process forks: it must have one thread.
-    torch.set_num_threads(1)
-    logging.getLogger("sdebias").addHandler(logging.NullHandler())
-    with ExitStack() as stack:
-        stack.enter_context(dask.config.set(scheduler="synchronous"))
-        stack.enter_context(small_pieces())
-        return Report(folder, small_job()).all(kills)
-
-
-def main() -> int:
-    """Write the report, and return whether anything was not as expected."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=KILLS, help="how often runs are killed")
-    parser.add_argument("--out", type=Path, default=TARGET, help="the report")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        rows = report(folder, options.kills)
-    machine = f"{platform.system()}, Python {platform.python_version()}, torch {torch.__version__}."
-    options.out.write_text(HEAD.replace("{machine}", machine) + "\n".join(row.line() for row in rows) + "\n")
-    unexpected = [row for row in rows if not row.as_expected]
-    for row in unexpected:
-        print("NOT AS EXPECTED", row)
-    print(f"{len(rows)} faults, {sum(row.times for row in rows)} injections, {len(unexpected)} not as expected")
-    return int(bool(unexpected))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

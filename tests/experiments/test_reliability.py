@@ -12,7 +12,8 @@ import pytest
 import xarray as xr
 from conftest import ROOT
 
-from experiments.faults import Row, differences
+from experiments.faults import differences
+from experiments.reliability import Row
 
 
 def test_a_row_is_as_expected_only_if_nothing_was_lost_or_accepted() -> None:
@@ -34,7 +35,7 @@ def test_one_bit_is_a_difference() -> None:
 @pytest.mark.slow
 def test_all_faults(tmp_path: Path) -> None:
     """In a process of its own, which forks: kills among them, 8 here and 50 in the report."""
-    command = [sys.executable, "-m", "experiments.faults", "--kills", "8", "--out", str(tmp_path / "report.md")]
+    command = [sys.executable, "-m", "experiments.reliability", "--kills", "8", "--out", str(tmp_path / "report.md")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert "TRACEBACK" not in done.stdout

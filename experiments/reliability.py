@@ -1,0 +1,339 @@
+"""What came of faults done to run directories: ``python -m experiments.reliability`` makes docs/reliability.md.
+
+Each fault is done to a small run on purpose; then the run is continued, and what it holds is compared with the same
+ensemble simulated in memory, byte for byte in all variables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import platform
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import dask
+import numpy as np
+import torch
+import xarray as xr
+
+import sdebias as sb
+from sdebias.storage.directory import MANIFEST
+
+from .faults import (
+    Job,
+    attempt,
+    clock_going_backwards,
+    differences,
+    edit_manifest,
+    flip,
+    in_child,
+    intact,
+    interrupt,
+    kill,
+    on_threads,
+    parts_of,
+    plant_pickle,
+    read_only,
+    small_job,
+    small_pieces,
+    truncate,
+    with_file_size,
+)
+
+ROOT = Path(__file__).parents[1]
+TARGET = ROOT / "docs" / "reliability.md"
+KILLS = 50
+# A run is killed at most so often before it may end.
+KILLS_OF_A_RUN = 3
+NOT_WRITTEN, SET_ASIDE = "the bytes that this run wrote", "set aside"
+NO_ROOM = "expected a writable folder with room for the file"
+OTHER_PROCESS = "no other process at work on it"
+# Letters of a message that the table shows.
+SHOWN = 160
+HEAD = """# Reliability of run directories
+
+Made by `python -m experiments.reliability`, not written by hand. Each fault is done on purpose to a small run, whose
+parts and states are written every few milliseconds; then the run is continued, and its dataset compared with the same
+ensemble simulated in memory. *Lost* are intact parts that were there before and are not there after; *accepted* are
+variables of the final dataset that differ in any byte. {machine}
+
+Workers of dask that are killed, run out, or never come are done to runs in `tests/ensemble/test_cluster.py`; mutated
+configurations and files are counted by `make fuzz`.
+
+| fault | how it was injected | times | expected | seen | lost | accepted |
+|---|---|---|---|---|---|---|
+"""
+
+
+@dataclass
+class Row:
+    """A fault, and what came of it."""
+
+    fault: str
+    how: str
+    expected: str
+    seen: str = ""
+    times: int = 1
+    lost: int = 0
+    accepted: list[str] = field(default_factory=list)
+
+    @property
+    def as_expected(self) -> bool:
+        """Whether nothing was lost, nothing wrong accepted, and the error was the one that was expected."""
+        return self.expected in self.seen and not self.lost and not self.accepted
+
+    def line(self) -> str:
+        """Return the row of the table."""
+        seen = self.seen if len(self.seen) <= SHOWN else f"{self.seen[:SHOWN]} …"
+        cells = [self.fault, self.how, self.times, self.expected, seen, self.lost, len(self.accepted)]
+        return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+class Report:
+    """Does the faults one after the other."""
+
+    def __init__(self, folder: Path, job: Job) -> None:
+        self.folder, self.job = folder, job
+        self.whole = job.simulate()
+        self.rows: list[Row] = []
+
+    def half_done(self, name: str) -> Path:
+        """Return the directory of a run that was interrupted."""
+        folder = self.folder / name
+        in_child(lambda: self.job.run(folder, checkpoint=1e-3), lambda child: interrupt(child, folder))
+        return folder
+
+    def continued(self, folder: Path, row: Row, harmed: int = 0) -> None:
+        """Continue a run, compare it with the whole, and note the row.
+
+        Where nothing was seen before, what is seen is how that ended; of states that were `harmed`, whether as many
+        were set aside.
+        """
+        before = intact(folder)
+        told = in_child(lambda: self.job.run(folder, resume=True))
+        if told != "done":
+            row.seen += f"; then {told}"
+            row.accepted.append("not finished")
+        aside = sum(1 for _ in folder.glob("state-*.damaged"))
+        row.seen = row.seen or (told if not harmed else SET_ASIDE if aside == harmed else f"{aside} of {harmed}")
+        row.lost += len(before - intact(folder))
+        with sb.open(folder) as found:
+            row.accepted += differences(found, self.whole)
+        row.seen = row.seen.replace(str(self.folder), "runs")
+        self.rows.append(row)
+        print(row.line(), flush=True)
+
+    def killed(self, kills: int, seed: int = 0) -> None:
+        """Kill runs at random moments of their lives, those of being continued among them."""
+        random = Random(seed)
+        with sb.open(self.half_done("warm")):
+            pass  # what opening a run imports, every child would import anew
+        start = time.monotonic()
+        in_child(lambda: self.job.run(self.folder / "timed", checkpoint=1e-3))
+        seconds = time.monotonic() - start
+        for workers in (1, 2):
+            row = Row(f"`kill -9` of a run on {workers} thread{'s' * (workers - 1)}", "", "done", times=0)
+            half_written = runs = 0
+            while row.times < kills // 2:
+                folder = self.folder / f"killed-{workers}-{runs}"
+                runs += 1
+                for _ in range(KILLS_OF_A_RUN):
+                    begun = (folder / MANIFEST).exists()
+                    before = intact(folder) if begun else set()
+                    work = partial(self.job.run, folder, resume=begun, checkpoint=1e-3)
+                    told = in_child(partial(on_threads, workers, work), partial(kill, random.uniform(0, seconds)))
+                    row.times += told == ""
+                    if told not in ("", "done"):
+                        row.seen = told
+                    if (folder / MANIFEST).exists():
+                        row.lost += len(before - intact(folder))
+                    half_written += sum(1 for _ in folder.glob(".*.tmp")) if folder.is_dir() else 0
+                if not (folder / MANIFEST).exists():
+                    continue  # killed before there was anything
+                self.continued(folder, row)
+                self.rows.remove(row)
+            row.how = f"at random moments of {seconds:.1f} s, {runs} runs; {half_written} files were half written"
+            self.rows.append(row)
+
+    def interrupted(self) -> None:
+        """Interrupt a run, once and twice."""
+        for times, expected in (
+            (1, "KeyboardInterrupt: stopped; continue with: sdebias run --resume"),
+            (2, "Keyboard"),
+        ):
+            folder = self.folder / f"interrupted-{times}"
+            how = f"SIGINT, {'once' if times == 1 else 'twice within 1 ms'}"
+            row = Row("Ctrl-C", how, expected)
+            row.seen = in_child(
+                partial(self.job.run, folder, checkpoint=1e-3), partial(interrupt, folder=folder, times=times)
+            )
+            self.continued(folder, row)
+
+    def full_disk(self) -> None:
+        """Let no file become larger than most."""
+        folder = self.half_done("full")
+        smallest = min(part.path.stat().st_size for part in parts_of(folder))
+        for what, size in (("parts", smallest - 1), ("states", 2**10), ("anything", 16)):
+            row = Row(f"full disk, no room for {what}", f"RLIMIT_FSIZE of {size} bytes", NO_ROOM)
+            work = partial(self.job.run, folder, resume=True, checkpoint=1e-3)
+            row.seen = in_child(partial(with_file_size, size, work))
+            if what == "anything":
+                self.continued(folder, row)
+            else:
+                self.rows.append(replace(row, seen=row.seen.replace(str(self.folder), "runs")))
+
+    def read_only_folder(self) -> None:
+        """Take the right to write from a run that shall go on."""
+        folder = self.half_done("read-only")
+        row = Row("read-only folder", "mode 555, as an ordinary user", "a writable folder")
+
+        def work() -> None:
+            os.chdir(folder.parent)
+            with read_only(Path(folder.name)):
+                self.job.run(Path(folder.name), resume=True)
+
+        row.seen = in_child(work)
+        self.continued(folder, row)
+
+    def damaged(self) -> None:
+        """Damage files, each in its own way."""
+        for kind, harm in (("part", truncate), ("part", flip), ("state", truncate), ("state", flip)):
+            folder = self.half_done(f"{kind}-{harm.__name__}")
+            harm(parts_of(folder, kind)[0].path)
+            row = Row(f"{kind} damaged", f"`{harm.__name__}`", NOT_WRITTEN if kind == "part" else SET_ASIDE)
+            row.seen = attempt(partial(sb.open, folder)) if kind == "part" else ""
+            self.continued(folder, row, harmed=kind == "state")
+
+    def foreign(self) -> None:
+        """Put files into the folder that are not of the run."""
+        folder, other = self.half_done("foreign"), self.folder / "other"
+        small_job(seed=1).run(other)
+        row = Row("foreign files", "a netCDF file, a text and a folder with the name of a part", "done")
+        xr.Dataset({"x": ("t", np.arange(3))}).to_netcdf(folder / "foreign.nc")
+        (folder / "part-notes.nc").write_text("mine")
+        (folder / parts_of(other)[0].path.name).mkdir()
+        row.seen = attempt(lambda: sb.open(folder))
+        self.continued(folder, row)
+
+        for kind in ("part", "state"):
+            folder = self.half_done(f"another-{kind}")
+            copied = parts_of(other, kind)
+            for part in copied:
+                (folder / part.path.name).write_bytes(part.path.read_bytes())
+            expected = NOT_WRITTEN if kind == "part" else SET_ASIDE
+            row = Row(f"{kind}s of another run", "those of another seed, copied in", expected)
+            row.seen = attempt(partial(sb.open, folder)) if kind == "part" else ""
+            self.continued(folder, row, harmed=len(copied) if kind == "state" else 0)
+
+        folder = self.half_done("pickle")
+        row = Row("pickle as a state", "under the name that fits its bytes", "arrays of numbers")
+        trace = plant_pickle(folder)
+        row.seen = in_child(lambda: self.job.run(folder, resume=True))
+        if trace.exists():
+            row.accepted.append("the pickle")
+        parts_of(folder, "state")[-1].path.unlink()
+        self.continued(folder, row)
+
+    def edited(self) -> None:
+        """Change manifest, configuration and data under the run."""
+        changes: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+            "its configuration": (lambda table: table["config"]["run"].update(seed=7), "the configuration of its hash"),
+            "a data file `../x`": (lambda table: table.update(data="../x"), "the configuration of its hash"),
+            "its ranges": (lambda table: table.update(legs=[[0, 3]]), "a manifest"),
+        }
+        folder = self.half_done("edited")
+        manifest = (folder / MANIFEST).read_text()
+        for what, (change, expected) in changes.items():
+            edit_manifest(folder, change)
+            seen = in_child(lambda: self.job.run(folder, resume=True))
+            self.rows.append(Row("manifest edited", what, expected, seen.replace(str(self.folder), "runs")))
+            (folder / MANIFEST).write_text(manifest)
+        changed = replace(self.job, dynamics=sb.SGDSDE(learning_rate=0.04, substeps=2))
+        others = replace(self.job, problem=small_job(data=1).problem)
+        for what, job, expected in (
+            ("configuration edited", changed, "learning_rate: 0.05 there, 0.04 here"),
+            ("other data", others, "expected the data of the run"),
+        ):
+            row = Row(what, "continued with another one", expected, in_child(partial(job.run, folder, resume=True)))
+            self.rows.append(replace(row, seen=row.seen.replace(str(self.folder), "runs")))
+        self.continued(folder, Row("all of these undone", "files restored", "done"))
+
+    def two_processes(self) -> None:
+        """Run what another process is running, which is held in the middle of it."""
+        folder = self.folder / "two"
+        row = Row("two processes on one directory", "a second run while the first writes", OTHER_PROCESS)
+
+        def second(first: int) -> None:
+            while not ((folder / MANIFEST).exists() and len(parts_of(folder)) >= 2):
+                time.sleep(0.002)
+            os.kill(first, signal.SIGSTOP)
+            row.seen = in_child(lambda: self.job.run(folder, resume=True))
+            os.kill(first, signal.SIGCONT)
+
+        ended = in_child(lambda: self.job.run(folder, checkpoint=1e-3), second)
+        if ended != "done":
+            row.accepted.append(f"the first: {ended}")
+        self.continued(folder, row)
+
+    def clock(self) -> None:
+        """Set the clock back, again and again."""
+        folder = self.folder / "clock"
+
+        def work() -> None:
+            with clock_going_backwards():
+                self.job.run(folder, checkpoint=1e-3)
+
+        row = Row("clock going backwards", "an hour back with each reading of `time.time`", "done", in_child(work))
+        self.continued(folder, row)
+
+    def all(self, kills: int) -> list[Row]:
+        """Do all of them."""
+        self.killed(kills)
+        damages = (self.full_disk, self.read_only_folder, self.damaged, self.foreign, self.edited)
+        for inject in (self.interrupted, *damages, self.two_processes, self.clock):
+            inject()
+        return self.rows
+
+
+def report(folder: Path, kills: int) -> list[Row]:
+    """Do all faults to runs in a folder, and return what came of them."""
+    # This process forks: it must have one thread.
+    torch.set_num_threads(1)
+    logging.getLogger("sdebias").addHandler(logging.NullHandler())
+    with ExitStack() as stack:
+        stack.enter_context(dask.config.set(scheduler="synchronous"))
+        stack.enter_context(small_pieces())
+        return Report(folder, small_job()).all(kills)
+
+
+def main() -> int:
+    """Write the report, and return whether anything was not as expected."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=KILLS, help="how often runs are killed")
+    parser.add_argument("--out", type=Path, default=TARGET, help="the report")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        rows = report(folder, options.kills)
+    machine = f"{platform.system()}, Python {platform.python_version()}, torch {torch.__version__}."
+    options.out.write_text(HEAD.replace("{machine}", machine) + "\n".join(row.line() for row in rows) + "\n")
+    unexpected = [row for row in rows if not row.as_expected]
+    for row in unexpected:
+        print("NOT AS EXPECTED", row)
+    print(f"{len(rows)} faults, {sum(row.times for row in rows)} injections, {len(unexpected)} not as expected")
+    return int(bool(unexpected))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
