@@ -404,9 +404,8 @@ def make_dataset(
     -------
     xr.Dataset
     """
-    arrays: dict[str, Any] = {
-        name: (dims, array, data_attributes(name)) for name, (dims, array) in (data or {}).items()
-    }
+    given = (data or {}).items()
+    arrays: dict[str, Any] = {name: (dims, array, data_attributes(name)) for name, (dims, array) in given}
     for name, values in variables.items():
         if name not in SCHEMA:
             arrays[name] = values.variable
