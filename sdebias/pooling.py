@@ -162,16 +162,20 @@ def _moments(dataset: xr.Dataset, observable: str, kind: str) -> tuple[np.ndarra
 
 def _same_keys(parts: Sequence[xr.Dataset]) -> list[xr.Dataset]:
     """Give sketches of the same observable the same keys."""
-    found = list(parts)
-    for observable, name in _named(parts[0], "sketch").items():
-        key = f"{observable}_key"
-        ends = [(int(part[key][0]), int(part[key][-1])) for part in parts if part.sizes[key]]
-        low, high = min((end[0] for end in ends), default=0), max((end[1] for end in ends), default=-1)
-        for number, part in enumerate(found):
-            first = int(part[key][0]) if part.sizes[key] else low
-            counts = widen(part[name].values, first, low, high)
-            wide = xr.DataArray(counts, dims=part[name].dims, attrs=part[name].attrs)
-            found[number] = part.drop_vars([name, key]).assign({name: wide}).assign_coords({key: range(low, high + 1)})
+    names = _named(parts[0], "sketch")
+    ends = {}
+    for key in (f"{observable}_key" for observable in names):
+        there = [(int(part[key][0]), int(part[key][-1])) for part in parts if part.sizes[key]]
+        ends[key] = min((end[0] for end in there), default=0), max((end[1] for end in there), default=-1)
+    found = []
+    for part in parts:
+        wide = {}
+        for observable, name in names.items():
+            key, counts = f"{observable}_key", part.variables[name]
+            first = int(part[key][0]) if part.sizes[key] else ends[key][0]
+            wide[name] = (counts.dims, widen(counts.values, first, *ends[key]), counts.attrs)
+        keys = {key: range(low, high + 1) for key, (low, high) in ends.items()}
+        found.append(part.drop_vars([*wide, *keys]).assign(wide).assign_coords(keys))
     return found
 
 

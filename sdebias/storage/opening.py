@@ -19,6 +19,7 @@ from ..pooling import pool_steps, pool_trajectories
 from .directory import MANIFEST, RunDirectory, is_run
 from .files import check_outputs, check_seal, save_dataset
 from .parts import ENGINE, Part, open_file
+from .reading import REMEDY, open_like
 
 # Of the largest variable, what is read at once by each thread (16 MiB).
 CHUNK_BYTES = 2**24
@@ -103,9 +104,14 @@ def _open_run(run: RunDirectory, verify: bool) -> xr.Dataset:
     last = len(legs) if len(legs) in begun.values() else min(begun.values())
     chosen = [[shards[shard][leg] for leg in legs[:last]] for shard, count in begun.items() if count >= last]
     with ExitStack() as stack:
-        opened = [[stack.enter_context(_open(part, run, verify)) for part in parts] for parts in chosen]
+        first = [stack.enter_context(_open(part, run, verify)) for part in chosen[0]]
+        if _is_summary(first[0]):
+            first = [leg.load() for leg in first]
+        others = [
+            [_open_like(part, run, leg, verify) for part, leg in zip(parts, first, strict=True)] for parts in chosen[1:]
+        ]
         files = stack.pop_all()
-    rows = [_along_steps(pieces) for pieces in opened]
+    rows = [_along_steps(pieces) for pieces in (first, *others)]
     dataset = pool_trajectories(rows) if _is_summary(rows[0]) else _join(rows, "trajectory")
     with_data = dataset.assign(run.data().data_vars)
     complete = int(last == len(legs) and len(chosen) == len(planned))
@@ -131,23 +137,34 @@ def _open(part: Part, run: RunDirectory, verify: bool) -> xr.Dataset:
     """
     if verify:
         part.check()
-    trajectories, saves = part.last - part.first, part.until - part.since
-    # A chunk is of whole trajectories, through all legs; no variable is larger than its file, floats not compressed.
-    size = max(part.path.stat().st_size, 1) * len(run.manifest.legs)
-    rows = max(1, trajectories * CHUNK_BYTES // size)
-    dataset = open_file(part.path, engine=ENGINE, chunks={"trajectory": min(rows, trajectories)})
-    wanted = {"identity": run.manifest.identity, "trajectory": trajectories, "step": saves}
+    dataset = open_file(part.path, engine=ENGINE, chunks={"trajectory": _rows(part, run)})
+    wanted = {"identity": run.manifest.identity, "trajectory": part.last - part.first, "step": part.until - part.since}
     found = {**dataset.sizes, "identity": dataset.attrs.get("identity")}
     if any(found.get(name) != value for name, value in wanted.items()):
         dataset.close()
-        remedy = "take the file out of the directory, and continue the run with sdebias run --resume"
         got = {name: found.get(name) for name in wanted}
-        raise DataError(message(str(part.path), f"a part of this run ({wanted})", got, remedy))
+        raise DataError(message(str(part.path), f"a part of this run ({wanted})", got, REMEDY))
     return dataset
+
+
+def _open_like(part: Part, run: RunDirectory, first: xr.Dataset, verify: bool) -> xr.Dataset:
+    """Open a part of another shard; see `_open`."""
+    return open_like(part.check() if verify else part, first, _rows(part, run))
+
+
+def _rows(part: Part, run: RunDirectory) -> int:
+    """Return how many trajectories a chunk has.
+
+    It is of whole trajectories, through all legs; no variable is larger than its file, floats not compressed.
+    """
+    trajectories, size = part.last - part.first, max(part.path.stat().st_size, 1) * len(run.manifest.legs)
+    return min(max(1, trajectories * CHUNK_BYTES // size), trajectories)
 
 
 def _along_steps(legs: Sequence[xr.Dataset]) -> xr.Dataset:
     """Join the legs of one shard; a flag, once raised, stays."""
+    if len(legs) == 1:
+        return legs[0]
     if _is_summary(legs[0]):
         return pool_steps(legs)
     whole = _join([leg.drop_vars("status") for leg in legs], "step")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import xarray as xr
 
 import sdebias as sb
-from experiments.faults import Job, differences, flip, parts_of, small_job, small_pieces
+from experiments.faults import Job, differences, flip, parts_of, rename_to_hash, small_job, small_pieces
 from sdebias.errors import DataError, OutputError
 from sdebias.storage import RunDirectory, merge
 from sdebias.storage.parts import Part
@@ -91,6 +92,34 @@ class TestRefused:
             with pytest.raises(DataError, match="of this run|this run wrote"):
                 sb.open(half_run.path, verify=verify)
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda part: part.drop_vars("loss"),
+            lambda part: part.assign(loss=part["loss"].astype(np.float32)),
+            lambda part: part.assign(loss=part["loss"].astype(str)),
+            lambda part: part.isel(step=slice(1, None)),
+            lambda part: part.isel(trajectory=slice(1, None)),
+            lambda part: part.transpose(..., "trajectory"),
+            lambda part: part.assign_attrs(identity="another"),
+            lambda part: part.assign_attrs(kind="statistics"),
+        ],
+    )
+    @pytest.mark.parametrize("number", [0, -1])
+    def test_what_bears_the_right_name_and_is_no_part(
+        self, change: Callable[[xr.Dataset], xr.Dataset], number: int, half_run: RunDirectory
+    ) -> None:
+        """The first part, whose metadata are read, and one that is compared with it."""
+        part = half_run.parts()[number]
+        with xr.open_dataset(part.path, engine="h5netcdf") as opened:
+            other = change(opened.load())
+        other.to_netcdf(part.path, engine="h5netcdf")
+        rename_to_hash(part.path, part.identity)
+        for verify in (True, False):
+            with pytest.raises(DataError) as caught:
+                sb.open(half_run.path, verify=verify)
+            assert "\n" not in str(caught.value)
+
     def test_two_runs_in_a_folder(self, half_run: RunDirectory) -> None:
         shutil.copytree(half_run.path, half_run.path.with_name("second"))
         with pytest.raises(DataError, match="expected one run directory, got run, second; name one"):
@@ -102,6 +131,28 @@ def test_files_are_closed(finished: Path) -> None:
     with sb.open(finished) as found:
         found["loss"].load()
     assert len(os.listdir("/dev/fd")) == before
+
+
+def test_statistics_of_many_parts(small: Job, tmp_path: Path) -> None:
+    """Sketches of shards have different keys; counts are the same, moments up to the rounding of their sums."""
+    arguments = {key: value for key, value in small.arguments.items() if key != "save"}
+    more = {"statistics": ["mean", "covariance", "quantiles"], "save": ["loss", "theta"]}
+    job = replace(small, arguments={**arguments, **more, "steps": 40})
+    with small_pieces(2**14):
+        job.run(tmp_path / "run")
+    parts = parts_of(tmp_path / "run")
+    assert len({(part.since, part.until) for part in parts}) > 1
+    keys = set()
+    for part in parts:
+        with xr.open_dataset(part.path, engine="h5netcdf") as opened:
+            keys.add(opened.sizes["loss_key"])
+    assert len(keys) > 1
+    with sb.open(tmp_path / "run") as found:
+        whole = job.simulate()
+        moments = [name for name in map(str, whole) if name.endswith(("_mean", "_error", "_variance", "_covariance"))]
+        assert differences(found.drop_vars(moments), whole.drop_vars(moments)) == []
+        for name in moments:
+            xr.testing.assert_allclose(found[name], whole[name], rtol=1e-9, atol=1e-12)
 
 
 class TestMerge:

@@ -1,0 +1,97 @@
+"""Read the many parts of a run: of the first all metadata, of the others that they have the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import h5py
+import numpy as np
+import xarray as xr
+
+from ..errors import DataError, message
+from .parts import Part
+
+REMEDY = "take the file out of the directory, and continue the run with sdebias run --resume"
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A variable in a file, which is open only while some of it is read; dask slices it."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        with h5py.File(self.path, "r") as file:
+            values: np.ndarray = file[self.name][key]
+        return values
+
+
+def open_like(part: Part, first: xr.Dataset, rows: int) -> xr.Dataset:
+    """Open a part by the pattern of another one, of other trajectories and the same saves.
+
+    Libraries that find out what a file holds take milliseconds for each variable; what is known need only be compared.
+    The part must be of the same run and kind, and have the variables of the pattern in their types and shapes. Text and
+    attributes are those of the pattern.
+
+    Parameters
+    ----------
+    part : Part
+    first : xr.Dataset
+        The pattern; what it holds in memory, the part will, too.
+    rows : int
+        Trajectories of a chunk of what is lazy.
+
+    Raises
+    ------
+    DataError
+        If it is not HDF5, or has another pattern.
+    """
+    sizes = {**first.sizes, "trajectory": part.last - part.first}
+    arrays: dict[Any, Any] = {}
+    try:
+        with h5py.File(part.path, "r") as file:
+            for key in ("kind", "identity"):
+                _compare(part, key, first.attrs[key], file.attrs.get(key))
+            # A dim without labels is stored, too.
+            more = file.keys() - {*map(str, first.variables), *map(str, first.dims)}
+            _compare(part, "variables besides those of the first", set(), more)
+            for name, known in first.variables.items():
+                stored = file[str(name)]
+                # A sketch has the keys that occur.
+                pairs = zip(known.dims, stored.shape, strict=True)
+                shape = tuple(found if str(dim).endswith("_key") else sizes[dim] for dim, found in pairs)
+                _compare(part, str(name), shape, stored.shape)
+                if known.dtype.kind not in "biuf":
+                    arrays[name] = known
+                    continue
+                _compare(part, str(name), known.dtype, stored.dtype)
+                values: Any = stored[()] if known.chunks is None else _lazy(part, str(name), known, stored, rows)
+                arrays[name] = (known.dims, values, known.attrs)
+    except (OSError, LookupError, ValueError, AttributeError, RuntimeError) as error:
+        raise DataError(message(str(part.path), "a part of this run", error, REMEDY)) from None
+    coords = {name: arrays.pop(name) for name in first.coords}
+    return xr.Dataset(arrays, coords, first.attrs)
+
+
+def _lazy(part: Part, name: str, known: xr.Variable, stored: Any, rows: int) -> da.Array:
+    """Return a variable of which dask reads what is needed."""
+    chunks = tuple(rows if dim == "trajectory" else -1 for dim in known.dims)
+    return da.from_array(
+        _Stored(part.path, name, stored.shape, stored.dtype), chunks, name=False, meta=known.data._meta
+    )
+
+
+def _compare(part: Part, what: str, want: object, got: object) -> None:
+    """Raise DataError unless a part has what it must."""
+    if want != got:
+        raise DataError(message(str(part.path), f"a part of this run, {what} {want}", got, REMEDY))
