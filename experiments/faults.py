@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import pickle
 import resource
+import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -27,6 +31,8 @@ from sdebias.storage.directory import MANIFEST
 from sdebias.storage.parts import Part, digest
 
 NOBODY = 65534
+# Of sched.h.
+CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 
 
 @contextmanager
@@ -48,18 +54,23 @@ class Job:
         """Return what the run shall be equal to."""
         return sb.simulate(self.problem, self.dynamics, progress=False, **self.arguments)
 
+    @cached_property
+    def whole(self) -> xr.Dataset:
+        """The same, once."""
+        return self.simulate()
+
     def run(self, folder: Path, **options: Any) -> xr.Dataset:
         """Run in a directory, or continue there."""
         return run(self.problem, self.dynamics, folder, progress=False, **{**self.arguments, **options})
 
 
-def small_job(seed: int = 0, data: int = 0) -> Job:
-    """Return a job of four seed blocks, the last of which is not used up."""
+def small_job(seed: int = 0, data: int = 0, **more: Any) -> Job:
+    """Return a job of four seed blocks, the last of which is not used up; `more` are arguments of `run`."""
     rng = np.random.default_rng(data)
     X = rng.standard_normal((12, 3))
     problem = sb.problems.HadamardRegression(X, X @ rng.standard_normal(3), initial={"p": 1.0, "q": 0.3})
     arguments = {"trajectories": 60, "steps": 200, "save_every": 2, "save": ["theta", "loss"], "seed": seed}
-    return Job(problem, sb.SGDSDE(learning_rate=0.05, substeps=2), {**arguments, "block_size": 16})
+    return Job(problem, sb.SGDSDE(learning_rate=0.05, substeps=2), {**arguments, "block_size": 16, **more})
 
 
 def differences(one: xr.Dataset, other: xr.Dataset) -> list[str]:
@@ -184,20 +195,78 @@ def with_file_size(size: int, function: Callable[[], object]) -> None:
     function()
 
 
+def own_mounts() -> None:
+    """Give this process mounts of its own, which no other sees; it must have one thread.
+
+    Raises
+    ------
+    OSError
+        If the system does not let it.
+    """
+    user, group, libc = os.geteuid(), os.getegid(), ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWUSER | CLONE_NEWNS):
+        raise OSError(ctypes.get_errno(), "unshare")
+    for name, text in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
+        Path(f"/proc/self/{name}").write_text(text)
+
+
+def on_small_disk(folder: Path, size: int, run: Callable[[Path], object], *, fill: bool) -> None:
+    """Call with a folder on a disk of so many bytes, and copy from there what that leaves.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the run directory shall be copied to.
+    size : int
+    run : callable
+        From a run directory that it makes.
+    fill : bool
+        Whether another file takes all that is left of the disk once the run has written two parts.
+    """
+    own_mounts()
+    disk = folder.with_name(f"{folder.name}-disk")
+    disk.mkdir()
+    if ctypes.CDLL(None, use_errno=True).mount(b"tmpfs", bytes(disk), b"tmpfs", 0, f"size={size}".encode()):
+        raise OSError(ctypes.get_errno(), "mount")
+    there = disk / "run"
+
+    def fill_disk() -> None:
+        while not ((there / MANIFEST).exists() and len(parts_of(there)) >= 2):
+            time.sleep(0.002)
+        with suppress(OSError), (disk / "other").open("wb", buffering=0) as file:
+            while file.write(bytes(2**12)):
+                pass
+
+    if fill:
+        threading.Thread(target=fill_disk, daemon=True).start()
+    try:
+        run(there)
+    finally:
+        if there.exists():
+            shutil.copytree(there, folder)
+
+
 def on_threads(count: int, function: Callable[[], object]) -> None:
     """Call with a number of threads."""
     torch.set_num_threads(count)
     function()
 
 
-def kill(seconds: float, child: int) -> None:
-    """Kill a process after a time, as the system would that has no memory left, unless it has ended before."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
-            return
-        time.sleep(0.001)
-    os.kill(child, signal.SIGKILL)
+@dataclass(frozen=True)
+class Deadly:
+    """Starts of trajectories in [0, 1), to draw some of which is the death of the process while there is a file."""
+
+    marker: Path
+    deadly_seed: int
+    width: int
+
+    def __call__(self, count: int, rng: torch.Generator) -> torch.Tensor:
+        """Draw, or die: shape (count, width)."""
+        if rng.initial_seed() == self.deadly_seed and self.marker.exists():
+            with self.marker.open("a") as file:
+                file.write("x")
+            os._exit(9)
+        return torch.rand(count, self.width, generator=rng, dtype=torch.float64)
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """What came of faults done to run directories: ``python -m experiments.reliability`` makes docs/reliability.md.
 
+What came of mutated configurations and files follows there, made by ``make fuzz``.
+
 Each fault is done to a small run on purpose; then the run is continued, and what it holds is compared with the same
 ensemble simulated in memory, byte for byte in all variables.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import platform
 import signal
@@ -27,9 +30,12 @@ import torch
 import xarray as xr
 
 import sdebias as sb
+from sdebias.ensemble.streams import block_seeds
+from sdebias.storage import is_run
 from sdebias.storage.directory import MANIFEST
 
 from .faults import (
+    Deadly,
     Job,
     attempt,
     clock_going_backwards,
@@ -39,8 +45,9 @@ from .faults import (
     in_child,
     intact,
     interrupt,
-    kill,
+    on_small_disk,
     on_threads,
+    own_mounts,
     parts_of,
     plant_pickle,
     read_only,
@@ -49,6 +56,7 @@ from .faults import (
     truncate,
     with_file_size,
 )
+from .watch import Watch, workers_of
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "docs" / "reliability.md"
@@ -57,22 +65,56 @@ KILLS = 50
 KILLS_OF_A_RUN = 3
 NOT_WRITTEN, SET_ASIDE = "the bytes that this run wrote", "set aside"
 NO_ROOM = "expected a writable folder with room for the file"
+NO_SPACE = "No space left on device"
+WORKERS_DIED = "expected a worker that lives until it is done, got 3 that died"
 OTHER_PROCESS = "no other process at work on it"
 # Letters of a message that the table shows.
 SHOWN = 160
+MUTATED = "\n## Mutated configurations and files\n\n"
 HEAD = """# Reliability of run directories
+
+## Faults
 
 Made by `python -m experiments.reliability`, not written by hand. Each fault is done on purpose to a small run, whose
 parts and states are written every few milliseconds; then the run is continued, and its dataset compared with the same
-ensemble simulated in memory. *Lost* are intact parts that were there before and are not there after; *accepted* are
-variables of the final dataset that differ in any byte. {machine}
+ensemble simulated in memory. *Parts lost* are intact ones that were there before and are not there after; *states lost*
+are shards that, at any moment that was looked at, could go on from fewer saves than before; *accepted* are variables of
+the final dataset that differ in any byte. {machine}
 
-Workers of dask that are killed, run out, or never come are done to runs in `tests/ensemble/test_cluster.py`; mutated
-configurations and files are counted by `make fuzz`.
-
-| fault | how it was injected | times | expected | seen | lost | accepted |
-|---|---|---|---|---|---|---|
+| fault | how it was injected | times | expected | seen | parts lost | states lost | accepted |
+|---|---|---|---|---|---|---|---|
 """
+
+
+@dataclass(frozen=True)
+class Victim:
+    """Who is killed.
+
+    Attributes
+    ----------
+    name : str
+    share : float
+        Of all kills.
+    threads : int
+    scheduler : str or None
+        Of the run.
+    worker : bool
+        Whether one of the run's workers is killed, or the process that runs.
+    """
+
+    name: str
+    share: float
+    threads: int = 1
+    scheduler: str | None = None
+    worker: bool = False
+
+
+VICTIMS = (
+    Victim("a run on 1 thread", 0.32),
+    Victim("a run on 2 threads", 0.32, threads=2),
+    Victim("a worker of a run by `local:2`", 0.28, scheduler="local:2", worker=True),
+    Victim("the main process of a run by `local:2`", 0.08, scheduler="local:2"),
+)
 
 
 @dataclass
@@ -85,18 +127,20 @@ class Row:
     seen: str = ""
     times: int = 1
     lost: int = 0
+    states: int = 0
+    half_written: int = 0
     accepted: list[str] = field(default_factory=list)
 
     @property
     def as_expected(self) -> bool:
         """Whether nothing was lost, nothing wrong accepted, and the error was the one that was expected."""
-        return self.expected in self.seen and not self.lost and not self.accepted
+        return self.expected in self.seen and not (self.lost or self.states or self.accepted)
 
     def line(self) -> str:
         """Return the row of the table."""
         seen = self.seen if len(self.seen) <= SHOWN else f"{self.seen[:SHOWN]} …"
-        cells = [self.fault, self.how, self.times, self.expected, seen, self.lost, len(self.accepted)]
-        return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+        cells = [self.fault, self.how, self.times, self.expected, seen, self.lost, self.states]
+        return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in (*cells, len(self.accepted))) + " |"
 
 
 class Report:
@@ -104,7 +148,7 @@ class Report:
 
     def __init__(self, folder: Path, job: Job) -> None:
         self.folder, self.job = folder, job
-        self.whole = job.simulate()
+        self.long = replace(job, arguments={**job.arguments, "steps": 1000})
         self.rows: list[Row] = []
 
     def half_done(self, name: str) -> Path:
@@ -113,14 +157,32 @@ class Report:
         in_child(lambda: self.job.run(folder, checkpoint=1e-3), lambda child: interrupt(child, folder))
         return folder
 
-    def continued(self, folder: Path, row: Row, harmed: int = 0) -> None:
-        """Continue a run, compare it with the whole, and note the row.
+    def note(self, row: Row) -> None:
+        """Enter a row."""
+        row.seen = row.seen.replace(str(self.folder), "runs")
+        self.rows.append(row)
+        print(row.line(), flush=True)
+
+    def watched(self, folder: Path, row: Row, work: Callable[[], object], watch: Watch | None = None) -> str:
+        """Return how work on a run ended, of which the row counts the states that it lost."""
+        watch = watch or Watch(folder)
+        told = in_child(work, watch)
+        row.states += watch.lost
+        return told
+
+    def continued(self, folder: Path, row: Row, harmed: int = 0, job: Job | None = None) -> None:
+        """Continue a run, compare it with the whole, and note the row; see `compared`."""
+        self.compared(folder, row, harmed, job or self.job)
+        self.note(row)
+
+    def compared(self, folder: Path, row: Row, harmed: int, job: Job) -> None:
+        """Continue a run in one process, and compare it with the whole.
 
         Where nothing was seen before, what is seen is how that ended; of states that were `harmed`, whether as many
         were set aside.
         """
         before = intact(folder)
-        told = in_child(lambda: self.job.run(folder, resume=True))
+        told = self.watched(folder, row, lambda: job.run(folder, resume=True))
         if told != "done":
             row.seen += f"; then {told}"
             row.accepted.append("not finished")
@@ -128,42 +190,52 @@ class Report:
         row.seen = row.seen or (told if not harmed else SET_ASIDE if aside == harmed else f"{aside} of {harmed}")
         row.lost += len(before - intact(folder))
         with sb.open(folder) as found:
-            row.accepted += differences(found, self.whole)
-        row.seen = row.seen.replace(str(self.folder), "runs")
-        self.rows.append(row)
-        print(row.line(), flush=True)
+            row.accepted += differences(found, job.whole)
 
     def killed(self, kills: int, seed: int = 0) -> None:
-        """Kill runs at random moments of their lives, those of being continued among them."""
+        """Kill runs and their workers at random moments of their lives, those of being continued among them."""
         random = Random(seed)
         with sb.open(self.half_done("warm")):
             pass  # what opening a run imports, every child would import anew
-        start = time.monotonic()
-        in_child(lambda: self.job.run(self.folder / "timed", checkpoint=1e-3))
-        seconds = time.monotonic() - start
-        for workers in (1, 2):
-            row = Row(f"`kill -9` of a run on {workers} thread{'s' * (workers - 1)}", "", "done", times=0)
-            half_written = runs = 0
-            while row.times < kills // 2:
-                folder = self.folder / f"killed-{workers}-{runs}"
+        for victim in VICTIMS:
+            # Workers need seconds to come back: their run lasts longer.
+            job = self.job if victim.scheduler is None else self.long
+            start = time.monotonic()
+            in_child(partial(job.run, self.folder / f"timed-{victim.name}", checkpoint=1e-3))
+            seconds = time.monotonic() - start
+            row = Row(f"`kill -9` of {victim.name}", "", "done", times=0)
+            runs = 0
+            while row.times < math.ceil(victim.share * kills):
+                folder = self.folder / f"killed-{victim.name}-{runs}"
                 runs += 1
-                for _ in range(KILLS_OF_A_RUN):
-                    begun = (folder / MANIFEST).exists()
-                    before = intact(folder) if begun else set()
-                    work = partial(self.job.run, folder, resume=begun, checkpoint=1e-3)
-                    told = in_child(partial(on_threads, workers, work), partial(kill, random.uniform(0, seconds)))
-                    row.times += told == ""
-                    if told not in ("", "done"):
-                        row.seen = told
-                    if (folder / MANIFEST).exists():
-                        row.lost += len(before - intact(folder))
-                    half_written += sum(1 for _ in folder.glob(".*.tmp")) if folder.is_dir() else 0
-                if not (folder / MANIFEST).exists():
-                    continue  # killed before there was anything
-                self.continued(folder, row)
-                self.rows.remove(row)
-            row.how = f"at random moments of {seconds:.1f} s, {runs} runs; {half_written} files were half written"
-            self.rows.append(row)
+                for _ in range(1 if victim.worker else KILLS_OF_A_RUN):
+                    if self._life(folder, row, job, victim, partial(random.uniform, 0, seconds), random) == "done":
+                        break
+                if is_run(folder):  # else it was killed before there was anything
+                    self.compared(folder, row, 0, job)
+            row.how = f"at random moments of {seconds:.1f} s, {runs} runs; {row.half_written} files were half written"
+            self.note(row)
+
+    def _life(
+        self, folder: Path, row: Row, job: Job, victim: Victim, moment: Callable[[], float], random: Random
+    ) -> str:
+        """Begin or continue a run, kill, and return how it ended."""
+        begun = is_run(folder)
+        before = intact(folder) if begun else set()
+        # Where only workers die, the process that runs lives on, and more of them can.
+        moments = [moment() / 3 for _ in range(KILLS_OF_A_RUN)] if victim.worker else [moment()]
+        watch = Watch(folder, moments, held=victim.scheduler is not None)
+        if victim.worker:
+            watch.victim = lambda child: random.choice(workers_of(child) or [None])
+        work = partial(job.run, folder, resume=begun, checkpoint=1e-3, scheduler=victim.scheduler)
+        told = self.watched(folder, row, partial(on_threads, victim.threads, work), watch)
+        row.times += watch.kills
+        if told not in ("", "done") and not (victim.worker and WORKERS_DIED in told):
+            row.seen = told
+        if is_run(folder):
+            row.lost += len(before - intact(folder))
+            row.half_written += sum(1 for _ in folder.glob(".*.tmp"))
+        return told
 
     def interrupted(self) -> None:
         """Interrupt a run, once and twice."""
@@ -180,17 +252,30 @@ class Report:
             self.continued(folder, row)
 
     def full_disk(self) -> None:
-        """Let no file become larger than most."""
+        """Let no file become larger than most, and let a disk be full, before the run and in the middle of it."""
         folder = self.half_done("full")
         smallest = min(part.path.stat().st_size for part in parts_of(folder))
         for what, size in (("parts", smallest - 1), ("states", 2**10), ("anything", 16)):
             row = Row(f"full disk, no room for {what}", f"RLIMIT_FSIZE of {size} bytes", NO_ROOM)
             work = partial(self.job.run, folder, resume=True, checkpoint=1e-3)
-            row.seen = in_child(partial(with_file_size, size, work))
+            row.seen = self.watched(folder, row, partial(with_file_size, size, work))
             if what == "anything":
                 self.continued(folder, row)
             else:
-                self.rows.append(replace(row, seen=row.seen.replace(str(self.folder), "runs")))
+                self.note(row)
+        if in_child(own_mounts) != "done":
+            return  # a system that lets nobody but root have a small disk
+        for when, size, expected in (
+            ("before the run", 2**22, "MiB of free space"),
+            ("in its middle", 2**24, NO_SPACE),
+        ):
+            folder, fill = self.folder / f"disk-{size}", expected == NO_SPACE
+            row = Row(f"full disk, {when}", f"a tmpfs of {size >> 20} MiB{', filled by another file' * fill}", expected)
+            row.seen = in_child(partial(on_small_disk, folder, size, partial(self.job.run, checkpoint=1e-3), fill=fill))
+            if fill:
+                self.continued(folder, row)
+            else:
+                self.note(row)
 
     def read_only_folder(self) -> None:
         """Take the right to write from a run that shall go on."""
@@ -256,7 +341,7 @@ class Report:
         for what, (change, expected) in changes.items():
             edit_manifest(folder, change)
             seen = in_child(lambda: self.job.run(folder, resume=True))
-            self.rows.append(Row("manifest edited", what, expected, seen.replace(str(self.folder), "runs")))
+            self.note(Row("manifest edited", what, expected, seen))
             (folder / MANIFEST).write_text(manifest)
         changed = replace(self.job, dynamics=sb.SGDSDE(learning_rate=0.04, substeps=2))
         others = replace(self.job, problem=small_job(data=1).problem)
@@ -264,8 +349,9 @@ class Report:
             ("configuration edited", changed, "learning_rate: 0.05 there, 0.04 here"),
             ("other data", others, "expected the data of the run"),
         ):
-            row = Row(what, "continued with another one", expected, in_child(partial(job.run, folder, resume=True)))
-            self.rows.append(replace(row, seen=row.seen.replace(str(self.folder), "runs")))
+            self.note(
+                Row(what, "continued with another one", expected, in_child(partial(job.run, folder, resume=True)))
+            )
         self.continued(folder, Row("all of these undone", "files restored", "done"))
 
     def two_processes(self) -> None:
@@ -296,11 +382,24 @@ class Report:
         row = Row("clock going backwards", "an hour back with each reading of `time.time`", "done", in_child(work))
         self.continued(folder, row)
 
+    def deadly(self) -> None:
+        """Have the same shard kill whatever worker begins it."""
+        folder, marker = self.folder / "deadly", self.folder / "marker"
+        marker.touch()
+        initial = Deadly(marker, block_seeds(0, 4)[2], self.job.problem.layout.size)
+        job = replace(self.job, arguments={**self.job.arguments, "initial": initial})
+        row = Row("a worker that dies three times", "each that begins one shard of a run by `local:2`", WORKERS_DIED)
+        row.seen = self.watched(folder, row, partial(job.run, folder, checkpoint=1e-3, scheduler="local:2"))
+        if (deaths := marker.read_text()) != "xxx":
+            row.accepted.append(f"{len(deaths)} deaths")
+        marker.unlink()
+        self.continued(folder, row, job=job)
+
     def all(self, kills: int) -> list[Row]:
         """Do all of them."""
         self.killed(kills)
         damages = (self.full_disk, self.read_only_folder, self.damaged, self.foreign, self.edited)
-        for inject in (self.interrupted, *damages, self.two_processes, self.clock):
+        for inject in (self.interrupted, *damages, self.two_processes, self.clock, self.deadly):
             inject()
         return self.rows
 
@@ -316,6 +415,13 @@ def report(folder: Path, kills: int) -> list[Row]:
         return Report(folder, small_job()).all(kills)
 
 
+def write(path: Path, *, faults: str | None = None, mutated: str | None = None) -> None:
+    """Write one half of the report, and leave the other as it is there."""
+    there = path.read_text() if path.exists() else HEAD
+    before, heading, after = there.partition(MUTATED)
+    path.write_text((faults or before) + (heading + after if mutated is None else MUTATED + mutated))
+
+
 def main() -> int:
     """Write the report, and return whether anything was not as expected."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -327,7 +433,7 @@ def main() -> int:
         folder.chmod(0o755)
         rows = report(folder, options.kills)
     machine = f"{platform.system()}, Python {platform.python_version()}, torch {torch.__version__}."
-    options.out.write_text(HEAD.replace("{machine}", machine) + "\n".join(row.line() for row in rows) + "\n")
+    write(options.out, faults=HEAD.replace("{machine}", machine) + "".join(f"{row.line()}\n" for row in rows))
     unexpected = [row for row in rows if not row.as_expected]
     for row in unexpected:
         print("NOT AS EXPECTED", row)

@@ -341,6 +341,8 @@ def connect(scheduler: str, problem: Problem) -> Iterator[Client]:
 def _start_local(count: int | None, problem: Problem) -> Any:
     """Start processes on this machine."""
     options: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}
+    # Without a dashboard there is still a port, which another run on this machine may hold, and on all interfaces.
+    options |= {"scheduler_kwargs": {"dashboard_address": "127.0.0.1:0"}}
     options |= {"silence_logs": logging.CRITICAL, "preload": [DEAF]}
     make: Any
     if problem.device.type == "cuda":

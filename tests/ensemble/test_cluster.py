@@ -43,7 +43,7 @@ LONG = {**ARGUMENTS, "steps": 1200, "save_every": 30}
 @pytest.fixture(scope="module")
 def workers() -> Iterator[LocalCluster]:
     """Start two workers for all tests."""
-    options: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}
+    options: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": ":0", "memory_limit": 0}
     limit = {"distributed.scheduler.allowed-failures": DEATHS - 1}
     with dask.config.set(limit), LocalCluster(n_workers=2, silence_logs=logging.CRITICAL, **options) as cluster:
         yield cluster
@@ -232,6 +232,22 @@ def test_a_package_that_is_missing(problem: sb.Problem, tmp_path: Path, monkeypa
 def test_slurm_without_a_description_of_its_jobs(problem: sb.Problem, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="jobqueue.slurm, got no cores and no memory"):
         sb.run(problem, SDE, tmp_path / "run", scheduler="slurm", **ARGUMENTS)
+
+
+@pytest.mark.slow
+def test_two_runs_side_by_side_do_not_want_the_same_port(problem: sb.Problem) -> None:
+    """Which distributed would warn of; and it is open to this machine only."""
+    with connect("local:1", problem) as one, connect("local:1", problem) as other:
+        ports = [client.run_on_scheduler(_listening) for client in (one, other)]
+    assert len({port for _, port in ports}) == 2
+    assert {host for host, _ in ports} == {"127.0.0.1"}
+
+
+def _listening(dask_scheduler: Any) -> tuple[str, int]:
+    """Return where a scheduler answers HTTP."""
+    (socket,) = dask_scheduler.http_server._sockets.values()
+    host, port = socket.getsockname()
+    return str(host), int(port)
 
 
 # -- deaths --------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from sdebias.storage import save_dataset
 from sdebias.storage.files import SEAL_BYTES as SEAL_BYTES
 
 SECONDS = 30.0
-DIED = "the library died"
+HANG, DIED = "hang", "the library died"
 Change = Callable[[random.Random, Path], None]
 
 
@@ -261,9 +261,9 @@ def check(path: Path, original: Path, *, damaged: bool) -> str:
 def _work(seeds: list[int], files: list[Path], folder: Path, changes: list[Change], pipe: Any) -> None:
     """Check the files of some seeds, and tell before and after each."""
     for seed in seeds:
-        path, original, damaged = mutate(seed, files, folder, changes)
         pipe.send((seed, "begun", ""))
         try:
+            path, original, damaged = mutate(seed, files, folder, changes)
             pipe.send((seed, check(path, original, damaged=damaged), ""))
         except BaseException as error:  # whatever it is, it is what we look for
             pipe.send((seed, BUG, traceback_of(error)))
@@ -286,7 +286,7 @@ def outcomes(
         try:
             while current is not None:
                 if not ours.poll(seconds):
-                    found[current] = ("hang", f"no end after {seconds} s")
+                    found[current] = (HANG, f"no end after {seconds} s")
                     break
                 seed, what, text = ours.recv()
                 if what and what != "begun":

@@ -5,15 +5,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
-from campaign import configurations, damaged
+from campaign import apart, configurations, damaged
 from configurations import check
 from files import originals
-from outcomes import RIGHT, Tally
+from outcomes import RIGHT
 from tables import bases, to_toml, write_data
 
 import sdebias as sb
@@ -38,21 +36,15 @@ def test_many_configurations(tmp_path: Path) -> None:
     assert tally.bugs == []
 
 
-def damaged_apart(seeds: range, folder: Path) -> Tally:
-    """Return what becomes of mutated files in a fresh process: it forks, which one with threads must not."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        return process.submit(damaged, seeds, folder).result()
-
-
 def test_files(tmp_path: Path) -> None:
-    tally = damaged_apart(range(20), tmp_path)
+    tally = apart(damaged, range(20), tmp_path)
     assert tally.bugs == []
     assert tally.counts.total() == 20
 
 
 @pytest.mark.slow
 def test_many_files(tmp_path: Path) -> None:
-    assert damaged_apart(range(10_000, 10_120), tmp_path).bugs == []
+    assert apart(damaged, range(10_000, 10_120), tmp_path).bugs == []
 
 
 def test_every_byte_of_a_file_counts(tmp_path: Path) -> None:
