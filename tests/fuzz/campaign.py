@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import files
 from configurations import check
@@ -70,12 +67,6 @@ def damaged(seeds: Sequence[int], folder: Path, *, sealed: bool = True, kind: st
     return tally
 
 
-def apart(function: Callable[..., Tally], *arguments: Any, **options: Any) -> Tally:
-    """Return what a call returns in a fresh process: `damaged` forks, and what has used threads may hang then."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        return process.submit(function, *arguments, **options).result()
-
-
 HEAD = """Made by `make fuzz`, not by hand, and the same at every call. Each *configuration* was a valid one, mutated
 in one to three places, or in its characters; one that is accepted is simulated, and its dataset compared with what it
 says. Each *file* was one of the package, or a run directory, of which bits were flipped, stretches cut, inserted or
@@ -110,12 +101,12 @@ def main() -> int:
         folder = Path(name)
         for part in ("tables", "files", "unsealed"):
             (folder / part).mkdir()
-        tallies["configurations"] = apart(configurations, options.configurations, folder / "tables")
+        tallies["configurations"] = configurations(options.configurations, folder / "tables")
         print(f"configurations: {tallies['configurations']}", flush=True)
-        tallies["files"] = apart(damaged, range(options.files), folder / "files")
+        tallies["files"] = damaged(range(options.files), folder / "files")
         print(f"files: {tallies['files']}", flush=True)
         half = range(options.files // 2)
-        unsealed = apart(damaged, half, folder / "unsealed", sealed=False, kind="bytes")
+        unsealed = damaged(half, folder / "unsealed", sealed=False, kind="bytes")
         print(f"files without their hash: {unsealed}", flush=True)
     write(options.out, mutated=report({**tallies, "files without their hash": unsealed}))
     bugs = [bug for tally in tallies.values() for bug in tally.bugs]

@@ -274,7 +274,8 @@ def outcomes(
     seeds: list[int], files: list[Path], folder: Path, changes: list[Change], seconds: float = 2 * SECONDS
 ) -> dict[int, tuple[str, str]]:
     """Return what becomes of the files of some seeds, each opened in a process that may die or hang."""
-    context = multiprocessing.get_context("fork")
+    # A fork of a process that has used threads, as this one has, may wait for ever.
+    context = multiprocessing.get_context("spawn")
     found: dict[int, tuple[str, str]] = {}
     left = list(seeds)
     while left:

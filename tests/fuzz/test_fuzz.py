@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from campaign import apart, configurations, damaged
+from campaign import configurations, damaged
 from configurations import check
 from files import originals
 from outcomes import RIGHT
@@ -37,14 +37,14 @@ def test_many_configurations(tmp_path: Path) -> None:
 
 
 def test_files(tmp_path: Path) -> None:
-    tally = apart(damaged, range(20), tmp_path)
+    tally = damaged(range(20), tmp_path)
     assert tally.bugs == []
     assert tally.counts.total() == 20
 
 
 @pytest.mark.slow
 def test_many_files(tmp_path: Path) -> None:
-    assert apart(damaged, range(10_000, 10_120), tmp_path).bugs == []
+    assert damaged(range(10_000, 10_120), tmp_path).bugs == []
 
 
 def test_every_byte_of_a_file_counts(tmp_path: Path) -> None:
