@@ -9,11 +9,10 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
-from ..dataset import STATUS
 from ..errors import DataError, RunError
 from .directory import PROGRESS, RunDirectory
 from .files import save_text
-from .parts import ENGINE, open_file
+from .reading import flagged
 
 log = logging.getLogger("sdebias")
 
@@ -97,19 +96,18 @@ def describe_run(directory: RunDirectory) -> str:
         state = "finished"
     elif state not in ("running", "not begun"):
         state += f"; continue with sdebias run --resume {directory.path}"
-    flagged = damaged = 0
+    flags = damaged = 0
     for part in directory.parts():
         if part.until == manifest.legs[-1][1]:
             try:
-                with open_file(part.path, engine=ENGINE) as dataset:
-                    flagged += int((dataset["status"] != STATUS["ok"]).sum())
-            except (DataError, OSError, RuntimeError):
+                flags += flagged(part)
+            except DataError:
                 damaged += 1
     run, shards = manifest.run, len(manifest.shards)
     lines = [
         f"{directory.path}: {state}",
         f"  {run['trajectories']} trajectories, {run['steps']} steps; {100 * directory.fraction():.1f} % done",
-        f"  {shards - len(missing)} of {shards} shards, {flagged} of their trajectories flagged",
+        f"  {shards - len(missing)} of {shards} shards, {flags} of their trajectories flagged",
     ]
     if damaged:
         lines.append(f"  {damaged} files are damaged; sdebias run --resume computes them again")

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import xarray as xr
 
+from ..dataset import OK
 from ..errors import DataError, message
 from .parts import Part
 
@@ -81,6 +82,21 @@ def open_like(part: Part, first: xr.Dataset, rows: int) -> xr.Dataset:
         raise DataError(message(str(part.path), "a part of this run", error, REMEDY)) from None
     coords = {name: arrays.pop(name) for name in first.coords}
     return xr.Dataset(arrays, coords, first.attrs)
+
+
+def flagged(part: Part) -> int:
+    """Return how many trajectories of a part have another status than ok.
+
+    Raises
+    ------
+    DataError
+        If it is damaged so that this cannot be read.
+    """
+    try:
+        with h5py.File(part.path, "r") as file:
+            return int(np.count_nonzero(file["status"][()] != OK))
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise DataError(message(str(part.path), "a part of this run", error, REMEDY)) from None
 
 
 def _lazy(part: Part, name: str, known: xr.Variable, stored: Any, rows: int) -> da.Array:
