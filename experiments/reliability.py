@@ -16,7 +16,7 @@ import platform
 import signal
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -63,6 +63,11 @@ TARGET = ROOT / "docs" / "reliability.md"
 KILLS = 50
 # A run is killed at most so often before it may end.
 KILLS_OF_A_RUN = 3
+# Methods of `Report`.
+FAULTS = (
+    *("killed", "interrupted", "full_disk", "read_only_folder", "damaged", "foreign", "edited"),
+    *("two_processes", "clock", "deadly"),
+)
 NOT_WRITTEN, SET_ASIDE = "the bytes that this run wrote", "set aside"
 NO_ROOM = "expected a writable folder with room for the file"
 NO_SPACE = "No space left on device"
@@ -146,8 +151,8 @@ class Row:
 class Report:
     """Does the faults one after the other."""
 
-    def __init__(self, folder: Path, job: Job) -> None:
-        self.folder, self.job = folder, job
+    def __init__(self, folder: Path, job: Job, kills: int) -> None:
+        self.folder, self.job, self.kills = folder, job, kills
         self.long = replace(job, arguments={**job.arguments, "steps": 1000})
         self.rows: list[Row] = []
 
@@ -192,7 +197,7 @@ class Report:
         with sb.open(folder) as found:
             row.accepted += differences(found, job.whole)
 
-    def killed(self, kills: int, seed: int = 0) -> None:
+    def killed(self, seed: int = 0) -> None:
         """Kill runs and their workers at random moments of their lives, those of being continued among them."""
         random = Random(seed)
         with sb.open(self.half_done("warm")):
@@ -204,12 +209,13 @@ class Report:
             in_child(partial(job.run, self.folder / f"timed-{victim.name}", checkpoint=1e-3))
             seconds = time.monotonic() - start
             row = Row(f"`kill -9` of {victim.name}", "", "done", times=0)
-            runs = 0
-            while row.times < math.ceil(victim.share * kills):
+            runs, wanted = 0, math.ceil(victim.share * self.kills)
+            while row.times < wanted:
                 folder = self.folder / f"killed-{victim.name}-{runs}"
                 runs += 1
                 for _ in range(1 if victim.worker else KILLS_OF_A_RUN):
-                    if self._life(folder, row, job, victim, partial(random.uniform, 0, seconds), random) == "done":
+                    told = self._life(folder, row, job, victim, partial(random.uniform, 0, seconds), random)
+                    if told == "done" or row.times == wanted:
                         break
                 if is_run(folder):  # else it was killed before there was anything
                     self.compared(folder, row, 0, job)
@@ -395,24 +401,19 @@ class Report:
         marker.unlink()
         self.continued(folder, row, job=job)
 
-    def all(self, kills: int) -> list[Row]:
-        """Do all of them."""
-        self.killed(kills)
-        damages = (self.full_disk, self.read_only_folder, self.damaged, self.foreign, self.edited)
-        for inject in (self.interrupted, *damages, self.two_processes, self.clock, self.deadly):
-            inject()
-        return self.rows
 
-
-def report(folder: Path, kills: int) -> list[Row]:
-    """Do all faults to runs in a folder, and return what came of them."""
+def report(folder: Path, kills: int, only: Sequence[str] = FAULTS) -> list[Row]:
+    """Do faults to runs in a folder, and return what came of them."""
     # This process forks: it must have one thread.
     torch.set_num_threads(1)
     logging.getLogger("sdebias").addHandler(logging.NullHandler())
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(scheduler="synchronous"))
         stack.enter_context(small_pieces())
-        return Report(folder, small_job()).all(kills)
+        made = Report(folder, small_job(), kills)
+        for name in only:
+            getattr(made, name)()
+    return made.rows
 
 
 def write(path: Path, *, faults: str | None = None, mutated: str | None = None) -> None:
@@ -426,12 +427,13 @@ def main() -> int:
     """Write the report, and return whether anything was not as expected."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=KILLS, help="how often runs are killed")
+    parser.add_argument("--only", nargs="*", choices=FAULTS, default=FAULTS, help="which faults")
     parser.add_argument("--out", type=Path, default=TARGET, help="the report")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
-        rows = report(folder, options.kills)
+        rows = report(folder, options.kills, options.only)
     machine = f"{platform.system()}, Python {platform.python_version()}, torch {torch.__version__}."
     write(options.out, faults=HEAD.replace("{machine}", machine) + "".join(f"{row.line()}\n" for row in rows))
     unexpected = [row for row in rows if not row.as_expected]

@@ -113,8 +113,9 @@ def describe(dataset: xr.Dataset, file: Path) -> str:
     lines = [f"{file}: {attrs['kind']}, {', '.join(f'{size} {dim}' for dim, size in dataset.sizes.items())}", ""]
     width = max(len(str(name)) for name in dataset.variables)
     for name, variable in dataset.variables.items():
-        units = variable.attrs.get("units", "")
-        meaning = variable.attrs.get("long_name", "") + (f" [{units}]" if units not in ("", "1") else "")
+        # A file of another program may have numbers there.
+        units = str(variable.attrs.get("units", ""))
+        meaning = str(variable.attrs.get("long_name", "")) + (f" [{units}]" if units not in ("", "1") else "")
         lines.append(f"  {name!s:<{width}}  ({', '.join(map(str, variable.dims))})  {meaning}")
     if "status" in dataset:
         counts = {flag: int((dataset["status"] == value).sum()) for flag, value in STATUS.items()}

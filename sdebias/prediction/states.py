@@ -28,8 +28,9 @@ def check_states(ensemble: xr.Dataset, problem: Problem) -> None:
         remedy = 'simulate with "theta" in save and a finer save grid'
         got = f"variables {', '.join(map(str, ensemble.data_vars))} at {ensemble.sizes.get('step', 0)} steps"
         raise DataError(message("ensemble", "theta at three or more steps", got, remedy))
-    if list(ensemble["parameter"].values) != problem.layout.labels:
-        got = f"{ensemble.sizes['parameter']} parameters from {ensemble['parameter'].values[0]}"
+    labels = list(ensemble["parameter"].values)
+    if labels != problem.layout.labels:
+        got = f"{len(labels)} parameters from {labels[0]}" if labels else "no parameters"
         want = f"the {problem.layout.size} parameters of the problem, from {problem.layout.labels[0]}"
         raise DataError(message("ensemble", want, got, "pass the problem that was simulated"))
     if ensemble.sizes.get("replicate") != problem.replicates:

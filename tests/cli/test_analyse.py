@@ -42,6 +42,16 @@ def test_info_prints_a_command_that_makes_it_again(job: Path, suffix: str, capsy
             assert one.attrs["config_hash"] == two.attrs["config_hash"]
 
 
+def test_info_of_attributes_that_are_no_text(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another program may have written the file."""
+    assert main(["run", str(job), "--out", "out"]) == 0
+    with sb.open("out/sgd") as ensemble:
+        ensemble.load()["loss"].attrs.update(long_name=7.0, units=3)
+        ensemble.to_netcdf("numbers.nc")
+    assert main(["info", "numbers.nc"]) == 0
+    assert "7.0 [3]" in capsys.readouterr().out
+
+
 VERBS = ("examples", "init", "run", "extend", "status", "merge", "compare", "plot", "info")
 
 

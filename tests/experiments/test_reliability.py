@@ -13,7 +13,7 @@ import xarray as xr
 from conftest import ROOT
 
 from experiments.faults import differences
-from experiments.reliability import MUTATED, Row, write
+from experiments.reliability import FAULTS, MUTATED, Row, write
 
 
 def test_a_row_is_as_expected_only_if_nothing_was_lost_or_accepted() -> None:
@@ -34,10 +34,12 @@ def test_one_bit_is_a_difference() -> None:
 
 
 @pytest.mark.slow
-def test_all_faults(tmp_path: Path) -> None:
-    """In a process of its own, which forks: kills among them, 4 here and 50 in the report."""
-    command = [sys.executable, "-m", "experiments.reliability", "--kills", "4", "--out", str(tmp_path / "report.md")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("only", [FAULTS[:1], FAULTS[1:5], FAULTS[5:]], ids=lambda only: only[0])
+def test_faults(only: tuple[str, ...], tmp_path: Path) -> None:
+    """In a process of its own, which forks: kills among them, 3 here and 50 in the report."""
+    command = [sys.executable, "-m", "experiments.reliability", "--kills", "3", "--only", *only]
+    out = tmp_path / "report.md"
+    done = subprocess.run([*command, "--out", str(out)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert "TRACEBACK" not in done.stdout
     assert re.search(r"\d+ faults, \d+ injections, 0 not as expected", done.stdout)

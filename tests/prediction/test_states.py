@@ -182,6 +182,8 @@ def test_errors_come_before_the_computation(
             predict(gaussian, problem, symmetry)
         with pytest.raises(DataError, match="pass the problem that was simulated"):
             predict(lazy, sb.problems.HadamardRegression(*regression(4)), symmetry)
+        with pytest.raises(DataError, match="got no parameters"):
+            predict(lazy.isel(parameter=slice(0)), problem, symmetry)
 
 
 @pytest.mark.usefixtures("one_by_one")
