@@ -29,21 +29,23 @@ MANY = 2**15
 PIECE = 2**16
 
 
-def box_muller(words: Tensor) -> Tensor:
-    """Return float32 normals √(−2 ln u) (cos 2πv, sin 2πv), with 31 random bits for u and 32 for v.
+def box_muller(words: Tensor, out: Tensor) -> Tensor:
+    """Write float32 normals √(−2 ln u) (cos 2πv, sin 2πv), with 31 random bits for u and 32 for v.
 
     Parameters
     ----------
     words : Tensor, shape=(2, pair), dtype=int32
+    out : Tensor, shape=(2, pair), dtype=float32
 
     Returns
     -------
     Tensor, shape=(2, pair)
+        `out`.
     """
     u, v = words.to(torch.float32).unbind()
     radius = torch.sqrt(torch.log((u + 0.5).abs() * 2.0**-31) * -2)  # u + ½ is never zero
     angle = v * (math.pi * 2.0**-31)
-    return torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)])
+    return out.copy_(torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)]))
 
 
 class Stream(torch.Generator):
@@ -58,15 +60,17 @@ class Stream(torch.Generator):
         `box_muller`, or a faster function of the same result.
     """
 
-    transform: Callable[[Tensor], Tensor] = staticmethod(box_muller)
+    transform: Callable[[Tensor, Tensor], Tensor] = staticmethod(box_muller)
 
     def normals(self, count: int) -> Tensor:
         """Draw float32 normals, shape (count,)."""
         source = np.random.SFC64(int(torch.empty((), dtype=torch.int64).random_(generator=self)))
         pieces = -(-count // PIECE)
         pairs = -(-count // (2 * pieces))
-        words = (torch.from_numpy(source.random_raw(pairs).view(np.int32)).view(2, pairs) for _ in range(pieces))
-        return torch.cat([self.transform(one) for one in words]).view(-1)[:count]
+        normals = torch.empty(pieces, 2, pairs)
+        for piece in normals:
+            self.transform(torch.from_numpy(source.random_raw(pairs).view(np.int32)).view(2, pairs), piece)
+        return normals.view(-1)[:count]
 
 
 def draw(kind: str, steps: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
