@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, Self
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError, SymmetryError, message
 from ..layout import ParameterLayout
-from ..plain import PlainOperations
+from ..plain import PlainOperations, copy_module
 from .bundle import Symmetry
 from .groups import Product
 from .invariance import HasPerSampleLoss, check_invariance
@@ -168,7 +167,7 @@ def _trace(module: nn.Module, problem: HasData | None, sample: Tensor | None) ->
         kind = next(module.parameters()).dtype
         sample = sample[:SAMPLES].to("cpu", kind if sample.is_floating_point() else sample.dtype)
     # A copy, since a forward pass in training mode may change buffers.
-    module = copy.deepcopy(module).cpu()
+    module = copy_module(module).cpu()
     failure = "no layer says what it takes"
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         for inputs in [sample] if sample is not None else _guesses(module):
