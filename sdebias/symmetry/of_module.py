@@ -70,6 +70,12 @@ def of_module(
     Other continuous symmetries, such as shears that move a bias through a linear layer, or those of a recurrent ReLU
     layer, have no group that is declared by names: `discover` finds them in small modules.
 
+    Tied weights break the rescaling where a layer is undone by its own transpose, as in an autoencoder σ(x Wᵀ) W: what
+    scales a unit on the way there scales it again on the way back. A deeper one keeps a rescaling of the units between
+    its layers, whose factor is undone by the next layer on both ways, and linear codes may turn. Neither is proposed,
+    since each entry is taken to scale one way only: declare the rescaling, as ``Rescaling(("W1:0", "b1:0"), ("W2:1",
+    "c1:0"))``, or `discover` it.
+
     Parameters
     ----------
     module : nn.Module
