@@ -10,8 +10,9 @@ import pandas as pd
 import scipy.stats
 import xarray as xr
 
-from .dataset import OK, SCHEMA, make_dataset, validate
+from .dataset import make_dataset, validate
 from .errors import DataError, InputError, message
+from .schema import OK, SCHEMA
 
 CONFIDENCE = 0.95
 FALSE_ALARM_RATE = 1e-3
@@ -49,7 +50,7 @@ def compare(ensemble: xr.Dataset, prediction: xr.Dataset, *, confidence: float =
     Returns
     -------
     xr.Dataset
-        Kind "comparison", see `sdebias.dataset.SCHEMA`; attributes ``verdict`` and ``verdict_scaled``.
+        Kind "comparison", see `sdebias.schema.SCHEMA`; attributes ``verdict`` and ``verdict_scaled``.
 
     Raises
     ------

@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ..dataset import DIVERGENCE_THRESHOLD, OK, PATH, SCHEMA, STATUS
+from ..schema import DIVERGENCE_THRESHOLD, OK, PATH, SCHEMA, STATUS
 from .accumulators import checked_array
 from .observables import Observable
 

@@ -13,8 +13,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ..dataset import OK, make_dataset, validate
+from ..dataset import make_dataset, validate
 from ..problems.base import Problem
+from ..schema import OK
 from ..symmetry import Symmetry
 from ..symmetry.checks import check_charges, check_symmetry
 from ..symmetry.gauge import Matrices

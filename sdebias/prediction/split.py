@@ -51,7 +51,7 @@ def split_dynamics(
     Returns
     -------
     xr.Dataset
-        Kind "split", see `sdebias.dataset.SCHEMA`; NaN where the states are not finite. The attribute ``unit`` is the
+        Kind "split", see `sdebias.schema.SCHEMA`; NaN where the states are not finite. The attribute ``unit`` is the
         time in updates during which a rate is held: 1 for SGD, the step of Euler's method, 0 for other solvers.
 
     Raises

@@ -5,7 +5,7 @@ in the order of the blocks. All are built as ``sdebias.statistics.Quantiles((0.1
 the plain data of `spec`.
 """
 
-from ...dataset import SUMMARIES as SUMMARIES
+from ...schema import SUMMARIES as SUMMARIES
 from .kinds import STATISTICS as STATISTICS
 from .kinds import Covariance as Covariance
 from .kinds import Histogram as Histogram

@@ -13,7 +13,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ...dataset import SUMMARIES
+from ...schema import SUMMARIES
 from ..accumulators import Accumulator, Arrays, Moments, Sketch, checked_array
 from ..observables import Observable
 from ..record import Recorder
