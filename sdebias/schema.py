@@ -121,7 +121,7 @@ SCHEMA: dict[str, Variable] = {
         ("step", "charge"),
         "error of `deviation`",
         "parameter^2",
-        "sqrt(standard error^2 + integration_error^2)",
+        "sqrt(standard error^2 + integration_error^2 + rounding^2)",
     ),
     "z": Variable(
         COMPARISON, ("step", "charge"), "deviation in units of its error", "1", "deviation / deviation_error"
