@@ -118,7 +118,9 @@ class Plan:
 
     def walk(self, block: int) -> Walk:
         """Return the walk of a seed block from its start; a block is always walked whole."""
-        rng = torch.Generator(self.problem.device).manual_seed(self._seeds[block])
+        device = self.problem.device
+        rng = torch.Generator(device) if self.engine is None else self.engine.generator(device)
+        rng.manual_seed(self._seeds[block])
         theta = self.start(block * self.sizes.block, self.sizes.block, rng)
         return Walk(self.dynamics, theta, rng, self.sizes.chunk, advance=self.engine)
 
