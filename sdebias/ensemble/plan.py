@@ -16,12 +16,13 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ..dataset import DIVERGENCE_THRESHOLD, config_attributes, make_dataset
+from ..dataset import config_attributes, make_dataset
 from ..dynamics.base import Dynamics
 from ..dynamics.schedule import Schedule
 from ..dynamics.walk import Walk
 from ..errors import InputError, check_count, check_finite, check_memory, message, out_of_memory
 from ..problems.base import Problem
+from ..schema import DIVERGENCE_THRESHOLD
 from ..storage import Manifest
 from ..symmetry import Symmetry, check_invariance
 from .engine import Engine

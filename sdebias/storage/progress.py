@@ -9,8 +9,8 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
-from ..dataset import STATUS
 from ..errors import DataError, RunError
+from ..schema import STATUS
 from .directory import PROGRESS, RunDirectory
 from .files import save_text
 from .parts import ENGINE, open_file
