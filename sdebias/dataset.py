@@ -64,7 +64,7 @@ def make_dataset(
         coords = {**coords, "time": ((*rate_dims, "step"), np.multiply.outer(rate, np.asarray(coords["step"])))}
     origin = {"kind": kind, "schema_version": SCHEMA_VERSION, **provenance()}
     dataset = xr.Dataset(arrays, coords=dict(coords), attrs={**origin, **attributes})
-    made = dataset.variables  # without the array that `dataset[name]` makes of one
+    made = dataset.variables
     if "status" in made:
         flags = {"flag_values": np.array(list(STATUS.values()), np.int8), "flag_meanings": " ".join(STATUS)}
         made["status"].attrs.update(flags)
@@ -101,18 +101,19 @@ def validate(dataset: xr.Dataset, kind: str | None = None) -> xr.Dataset:
         want = f"a dataset of kind {' or '.join(wanted)}"
         remedy = "make one with sdebias.simulate, predict_orbit_drift or compare"
         raise DataError(message("dataset", want, f"kind {found!r}", remedy))
+    variables = dataset.variables  # without the array that `dataset[name]` makes of one
     rows = {name: row for name, row in SCHEMA.items() if found in row.kinds}
     for name, row in rows.items():
-        if name not in dataset:
+        if name not in variables:
             if row.required:
                 raise DataError(message("dataset", f"a variable {name!r}", "none", nearest(name, map(str, dataset))))
             continue
-        dims = tuple(str(dim) for dim in dataset.variables[name].dims if dim != "replicate")
+        dims = tuple(str(dim) for dim in variables[name].dims if dim != "replicate")
         if dims not in (row.dims, (*row.dims, *row.varying)):
             remedy = f"transpose it to ([replicate,] {', '.join(row.dims)})"
             raise DataError(message(f"variable {name!r}", f"dims {row.dims}", dims, remedy))
-        if dataset[name].dtype.kind not in "biuf":
-            raise DataError(message(f"variable {name!r}", "numbers", str(dataset[name].dtype), "convert it"))
+        if variables[name].dtype.kind not in "biuf":
+            raise DataError(message(f"variable {name!r}", "numbers", str(variables[name].dtype), "convert it"))
     _check_labels(dataset)
     return dataset
 
@@ -126,7 +127,7 @@ def _check_labels(dataset: xr.Dataset) -> None:
         If not.
     """
     for dim in [dim for dim in LABELLED if dim in dataset.coords]:
-        labels = dataset[dim].to_index()
+        labels = dataset.variables[dim].to_index()
         if dim == "step":
             good = labels.dtype.kind in "iuf" and bool((np.diff(labels) > 0).all()) and bool(np.isfinite(labels).all())
         else:
