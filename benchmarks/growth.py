@@ -37,7 +37,7 @@ def points() -> dict[str, list[Point]]:
     wide = [4**k for k in range(1, 7)]
     return {
         "steps": [*(("W1", 1_000, count, 2) for count in steps), *(("W2", 64, count, 64) for count in steps)],
-        "trajectories": [*(("W1", count, 100, 2) for count in many), *(("W2", count, 10, 64) for count in many)],
+        "trajectories": [*(("W1", count, 500, 2) for count in many), *(("W2", count, 10, 64) for count in many)],
         "parameters": [("W2", 1_000, max(20, 4_000 // size), size) for size in wide],
     }
 

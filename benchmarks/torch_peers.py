@@ -15,6 +15,7 @@ import sdebias as sb
 from sdebias.dynamics.brownian import SequentialBrownian
 from sdebias.dynamics.increments import INCREMENTS, draw
 from sdebias.dynamics.walk import CHUNK_NUMBERS
+from sdebias.ensemble.engine import Engine
 
 from .timing import Contender
 from .workloads import Workload
@@ -107,7 +108,8 @@ def normals_alone(workload: Workload, trajectories: int) -> Callable[[], None]:
 def own_normals_alone(workload: Workload, trajectories: int) -> Callable[[], None]:
     """Return a call that draws the normals of a run as sdebias draws them, for some steps at once."""
     chunk = max(1, min(workload.steps, CHUNK_NUMBERS[workload.device.type] // (trajectories * workload.channels)))
-    generator = torch.Generator(workload.device).manual_seed(0)
+    generator = Engine(workload.dynamics().bind(workload.problem())).generator(torch.device(workload.device))
+    generator.manual_seed(0)
 
     def call() -> None:
         for first in range(0, workload.steps, chunk):

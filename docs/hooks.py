@@ -44,7 +44,14 @@ REFERENCE = {
     "design": ("sdebias.design", ["sdebias.design"]),
     "files": (
         "Datasets, figures, errors",
-        ["sdebias.dataset", "sdebias.accessor", "sdebias.plotting", "sdebias.report", "sdebias.errors"],
+        [
+            "sdebias.schema",
+            "sdebias.dataset",
+            "sdebias.accessor",
+            "sdebias.plotting",
+            "sdebias.report",
+            "sdebias.errors",
+        ],
     ),
 }
 LINK = re.compile(r"(?<=\]\()([^)#\s]+)")

@@ -12,7 +12,7 @@ import numpy as np
 import sdebias as sb
 from sdebias.design import LowRank
 
-from .design_paths import PENALTY, TIME, Path
+from .design_paths import PENALTY, Path, simulated_path
 from .design_regression import Splits
 
 IMAGES, PIXELS = 40, 64
@@ -65,17 +65,9 @@ def observed(data: Splits) -> tuple[np.ndarray, np.ndarray]:
 
 def product_path(data: Splits, batch_size: int, *, learning_rate: float, steps: int, saves: int = 100) -> Path:
     """Return M = U Vᵀ of full rank from a small start under SGD, over time; a batch of all entries has no noise."""
-    run = sb.simulate(
-        LowRank(IMAGES, PIXELS, scale=1e-3).completion(*observed(data)),
-        sb.SGD(learning_rate=learning_rate, batch_size=batch_size, replacement=False),
-        trajectories=1,
-        steps=steps,
-        save_every=steps // saves,
-        block_size=1,
-        save=["predictor_value"],
-    )
-    weights = run["predictor_value"].isel(trajectory=0).transpose("replicate", "step", "predictor").values
-    return Path(TIME, learning_rate * run["step"].values[1:], weights[:, 1:])
+    problem = LowRank(IMAGES, PIXELS, scale=1e-3).completion(*observed(data))
+    descent = sb.SGD(learning_rate=learning_rate, batch_size=batch_size, replacement=False)
+    return simulated_path(problem, descent, learning_rate, steps, saves)
 
 
 def nuclear_path(data: Splits, penalties: np.ndarray, sweeps: int = SWEEPS) -> Path:

@@ -81,9 +81,15 @@ def flow_path(data: Splits, design: Structure, times: np.ndarray, spread: float 
 
 def sgd_path(data: Splits, design: Structure, *, learning_rate: float, steps: int, saves: int = 100) -> Path:
     """Return the designed model under SGD with one sample an update, over time ηk; all seeds are run at once."""
+    problem = design.problem(data.inputs["train"], data.targets["train"])
+    return simulated_path(problem, sb.SGD(learning_rate=learning_rate, batch_size=1), learning_rate, steps, saves)
+
+
+def simulated_path(problem: sb.Problem, dynamics: sb.SGD, learning_rate: float, steps: int, saves: int) -> Path:
+    """Return the predictors of one trajectory of each replicate, over time ηk."""
     run = sb.simulate(
-        design.problem(data.inputs["train"], data.targets["train"]),
-        sb.SGD(learning_rate=learning_rate, batch_size=1),
+        problem,
+        dynamics,
         trajectories=1,
         steps=steps,
         save_every=steps // saves,

@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 from . import config, plotting
 from .autocorrelation import effective_sample_size
 from .comparison import CONFIDENCE, compare, comparison_table
-from .dataset import OK, PATH, STATUS, validate
+from .dataset import validate
 from .errors import ConfigError, DataError, InputError, message
 from .prediction import gram_spectrum, predict_orbit_drift, split_dynamics
 from .problems import Problem
+from .schema import OK, PATH, STATUS
 from .symmetry import Symmetry
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class SdebiasAccessor:
 
     @property
     def kind(self) -> str:
-        """Kind of the dataset, see `sdebias.dataset.KINDS`; "unknown" for a foreign one."""
+        """Kind of the dataset, see `sdebias.schema.KINDS`; "unknown" for a foreign one."""
         return str(self._dataset.attrs.get("kind", "unknown"))
 
     @property

@@ -10,8 +10,9 @@ import pandas as pd
 import scipy.stats
 import xarray as xr
 
-from .dataset import OK, SCHEMA, make_dataset, validate
+from .dataset import make_dataset, validate
 from .errors import DataError, InputError, message
+from .schema import OK, SCHEMA
 
 CONFIDENCE = 0.95
 FALSE_ALARM_RATE = 1e-3
@@ -23,8 +24,13 @@ def compare(ensemble: xr.Dataset, prediction: xr.Dataset, *, confidence: float =
 
     Both are known for each trajectory, so the test is on their difference, paired: D_i = ΔC_i − predicted_i, whose
     standard error over trajectories is far below that of ΔC_i itself. z = mean(D)/error with error² = standard error²
-    + integration_error². Where the prediction knows what the solver's finite step adds, ``z_scheme`` and the verdict
-    account for it, while ``deviation`` and ``z`` show it.
+    + integration_error² + rounding². Where the prediction knows what the solver's finite step adds, ``z_scheme`` and
+    the verdict account for it, while ``deviation`` and ``z`` show it.
+
+    Rounding is eps max|C|, that of a charge once. Where the prediction is 0 for all trajectories and steps, nothing but
+    rounding moves the charge, and it is that times the updates (and the solver's steps within each): roundings are not
+    independent, since states near a minimum are rounded the same way update after update. This is a bound for charges
+    whose terms do not cancel; those of a charge near 0 are better kept in float64.
 
     The verdict statistic is the largest |z| over the charges at the last step, with the t p-value of one charge times
     the number of charges (Bonferroni: valid however charges are correlated). The verdict is "consistent" unless
@@ -44,7 +50,7 @@ def compare(ensemble: xr.Dataset, prediction: xr.Dataset, *, confidence: float =
     Returns
     -------
     xr.Dataset
-        Kind "comparison", see `sdebias.dataset.SCHEMA`; attributes ``verdict`` and ``verdict_scaled``.
+        Kind "comparison", see `sdebias.schema.SCHEMA`; attributes ``verdict`` and ``verdict_scaled``.
 
     Raises
     ------
@@ -70,12 +76,15 @@ def compare(ensemble: xr.Dataset, prediction: xr.Dataset, *, confidence: float =
     integration_error = prediction["integration_error"]
     paths = {"change": change, "deviation": change - predicted}
     others = {"predicted": predicted.mean("trajectory"), "integration_error": integration_error}
-    others["floor"] = _hypot(integration_error, _rounding(charges))
-    residual = paths["deviation"]
+    residual, moves = paths["deviation"], abs(predicted)
     if "finite_step_drift" in prediction:
         finite = prediction["finite_step_drift"].where(used)
         others["finite_step"] = finite.mean("trajectory")
         residual = paths["residual"] = residual - finite
+        moves = moves + abs(finite)
+    conserved = moves.max(("trajectory", "step")) == 0
+    roundings = xr.where(conserved, _roundings(ensemble), 1)
+    others["floor"] = _hypot(integration_error, roundings * _rounding(charges))
     paths["scaled"] = (residual - (POWER_SCALE - 1) * predicted).isel(step=-1)
     found = over_trajectories(paths, counts, others)
 
@@ -208,9 +217,15 @@ def _hypot(one: xr.DataArray, other: xr.DataArray) -> xr.DataArray:
 
 
 def _rounding(charges: xr.DataArray) -> xr.DataArray:
-    """Return the rounding error of a charge: without noise it is all that the trajectories differ by."""
+    """Return the error of rounding a charge once: without noise it is all that the trajectories differ by."""
     info = np.finfo(charges.dtype)
     return abs(charges).max(("trajectory", "step")) * info.eps + info.tiny
+
+
+def _roundings(ensemble: xr.Dataset) -> xr.DataArray:
+    """Return how often the states were rounded up to each step, at least once."""
+    updates = ensemble["step"] - ensemble["step"][0]
+    return (updates * int(ensemble.attrs.get("substeps", 1))).clip(min=1)
 
 
 def _largest(z: xr.DataArray, counts: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:

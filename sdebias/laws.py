@@ -82,7 +82,7 @@ def compare_law(
     Returns
     -------
     xr.Dataset
-        Kind "law_comparison", see `sdebias.dataset.SCHEMA`; attribute ``verdict``.
+        Kind "law_comparison", see `sdebias.schema.SCHEMA`; attribute ``verdict``.
 
     Raises
     ------

@@ -54,7 +54,7 @@ class ParameterLayout:
         ends = list(itertools.accumulate(math.prod(shape) for shape in self.shapes.values()))
         return {name: slice(a, b) for name, a, b in zip(self.shapes, [0, *ends[:-1]], ends, strict=True)}
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of scalar parameters d."""
         return sum(math.prod(shape) for shape in self.shapes.values())

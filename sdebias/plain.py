@@ -1,16 +1,17 @@
-"""Attention and recurrent layers in plain operations, which batch over trajectories and differentiate twice.
+"""Modules of the user's: copies, and layers in plain operations that batch over trajectories and differentiate twice.
 
-torch's fused kernels do neither: recurrent ones have no rule for `torch.func.vmap`, those of attention no second
-derivative, which the modified loss and Hessian products need.
+torch's fused kernels do neither: those of recurrent layers and of the weight norm have no rule for `torch.func.vmap`,
+those of attention no second derivative, which the modified loss and Hessian products need.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -18,7 +19,7 @@ from .errors import InputError, message
 
 
 class PlainOperations(TorchFunctionMode):
-    """While entered, fused functions of attention and recurrence are computed by plain operations.
+    """While entered, fused functions of such layers are computed by plain operations.
 
     Attributes
     ----------
@@ -37,6 +38,17 @@ class PlainOperations(TorchFunctionMode):
             return func(*args, **kwargs)
         self.used = True
         return plain(func, *args, **kwargs)
+
+
+def copy_module(module: nn.Module) -> nn.Module:
+    """Return a deep copy of a module, with values in place of tensors that were computed from its parameters.
+
+    torch copies no such tensors. `torch.nn.utils.weight_norm` keeps one, and computes it anew in each forward pass.
+    """
+    computed = [
+        t for layer in module.modules() for t in vars(layer).values() if isinstance(t, Tensor) and not t.is_leaf
+    ]
+    return copy.deepcopy(module, {id(tensor): tensor.detach().clone() for tensor in computed})
 
 
 def _attention(
@@ -148,10 +160,17 @@ def _layers(cell: Callable[..., Any], parts: int) -> Callable[..., Any]:
     return run
 
 
+def _weight_norm(func: Callable[..., Any], v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """Return g v/‖v‖, the norm over all axes but one, or over all where `dim` is −1."""
+    others = [axis for axis in range(v.ndim) if dim == -1 or axis != dim]
+    return v * (g / torch.linalg.vector_norm(v, dim=others, keepdim=True))
+
+
 _tanh_cell, _relu_cell = _simple_cell(torch.tanh), _simple_cell(torch.relu)
 PLAIN: dict[str, Callable[..., Any]] = {
     "scaled_dot_product_attention": _attention,
     "multi_head_attention_forward": _multi_head,
+    "_weight_norm": _weight_norm,
     "lstm_cell": _lstm_cell,
     "gru_cell": _gru_cell,
     "rnn_tanh_cell": _tanh_cell,

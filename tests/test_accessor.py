@@ -18,8 +18,9 @@ from test_laws import ar1, normal
 
 import sdebias as sb
 from sdebias.accessor import FIGURES
-from sdebias.dataset import KINDS, make_dataset
+from sdebias.dataset import make_dataset
 from sdebias.errors import DataError, InputError
+from sdebias.schema import KINDS
 from sdebias.storage import save_dataset
 
 SMALL: dict[str, Any] = {"trajectories": 8, "steps": 8, "save_every": 2}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
+from torch import Tensor
 
 import sdebias as sb
 from sdebias.comparison import FALSE_ALARM_RATE, comparison_table
 from sdebias.dataset import make_dataset
 from sdebias.errors import DataError, InputError
+from sdebias.layout import ParameterLayout
 
 N, STEPS, CHARGES, REPLICATES = 400, 3, 5, 400
 
@@ -59,6 +62,52 @@ def test_integration_error_is_added_in_quadrature() -> None:
     plain = sb.compare(ensemble, prediction)["deviation_error"]
     prediction["integration_error"][:] = 0.3
     np.testing.assert_allclose(sb.compare(ensemble, prediction)["deviation_error"], np.hypot(plain, 0.3))
+
+
+class Classes(sb.Problem):
+    """Softmax cross entropy of constant logits z, in float32: a shift of all logits changes nothing."""
+
+    model = "Classes"
+
+    def __init__(self) -> None:
+        start = torch.linspace(-1, 1, 7) + 0.05
+        data = {"target": (("sample", "class"), torch.eye(7)[[0, 1, 1, 2, 2, 2]])}
+        super().__init__(ParameterLayout({"z": (7,)}), data, {"z": start}, dtype=torch.float32)
+
+    def per_sample_loss(self, theta: Tensor) -> Tensor:
+        return -(theta.log_softmax(-1).unsqueeze(-2) * self.samples["target"]).sum(-1)
+
+    def predictor(self, theta: Tensor) -> Tensor:
+        return theta.softmax(-1)
+
+    @property
+    def predictor_labels(self) -> list[str]:
+        return [f"p{k}" for k in range(7)]
+
+
+def test_accumulated_rounding_is_no_drift() -> None:
+    """2,000 updates of full-batch descent in float32: no noise, and a conserved charge whose rounding adds up.
+
+    Deterministic, so that there is no false alarm to count. The twin: ten times the bound is rejected, and so is what
+    rounding explains where a drift was predicted.
+    """
+    problem, symmetry = Classes(), sb.symmetry.Translation("z:0")
+    descent = sb.SGD(learning_rate=2.0, batch_size=6, replacement=False)
+    ensemble = sb.simulate(
+        problem, descent, symmetry=symmetry, trajectories=16, steps=2000, compile=False, progress=False
+    )
+    prediction = sb.predict_orbit_drift(ensemble, problem, symmetry)
+    comp = sb.compare(ensemble, prediction).isel(step=-1, charge=0)
+    once = float(abs(ensemble["charge_value"]).max()) * np.finfo(np.float32).eps
+    assert abs(float(comp["deviation"])) > 100 * once
+    assert comp.attrs["verdict"] == "consistent"
+    np.testing.assert_allclose(comp["deviation_error"], 2000 * once, rtol=1e-3)
+
+    share = ensemble["step"] / 2000
+    drifting = ensemble.assign(charge_value=ensemble["charge_value"] + (10 * 2000 * once * share).astype(np.float32))
+    assert sb.compare(drifting, prediction).attrs["verdict"] == "rejected"
+    predicted = prediction.assign(predicted_drift=prediction["predicted_drift"] + once * share)
+    assert sb.compare(ensemble, predicted).attrs["verdict"] == "rejected"
 
 
 def test_false_alarms_are_as_rare_as_stated() -> None:

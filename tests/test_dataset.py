@@ -8,8 +8,9 @@ import xarray as xr
 from conftest import ROOT
 
 from sdebias._version import __version__
-from sdebias.dataset import SCHEMA, config_attributes, make_dataset, schema_table, validate
+from sdebias.dataset import config_attributes, make_dataset, validate
 from sdebias.errors import DataError
+from sdebias.schema import SCHEMA, schema_table
 
 
 def ensemble() -> xr.Dataset:

@@ -92,3 +92,22 @@ def test_other_functions_are_left_alone() -> None:
     with PlainOperations() as plain:
         functional.relu(TOKENS)
     assert not plain.used
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm` is deprecated:FutureWarning")
+@pytest.mark.parametrize("dim", [0, 1, 2, None])
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm], ids=["old", "new"])
+def test_weight_norm(norm: Any, dim: int | None) -> None:
+    torch.manual_seed(0)
+    layer, inputs = norm(nn.Conv1d(3, 4, 2).double(), dim=dim), normal(5, 3, 6)
+    parameters = list(layer.parameters())
+
+    def value_and_gradient() -> tuple[Tensor, ...]:
+        value = layer(inputs).square().sum()
+        return value, *torch.autograd.grad(value, parameters)
+
+    wanted = value_and_gradient()
+    with PlainOperations() as plain:
+        got = value_and_gradient()
+    assert plain.used
+    torch.testing.assert_close(got, wanted)

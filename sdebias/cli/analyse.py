@@ -10,10 +10,10 @@ import xarray as xr
 from tyro.conf import Positional
 
 from .. import config
-from ..dataset import STATUS
 from ..errors import InputError, SdebiasError
 from ..plotting import plot_orbit_drift
 from ..report import comparison_text, html_report, reproduce_command
+from ..schema import STATUS
 from ..storage import check_outputs, open_dataset, save_text
 from .options import Files, Flag, OptionalPath
 from .report import compare_ensemble

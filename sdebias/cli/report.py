@@ -6,9 +6,9 @@ import xarray as xr
 
 from .. import config
 from ..comparison import compare
-from ..dataset import STATUS
 from ..errors import RunError
 from ..prediction import predict_orbit_drift
+from ..schema import STATUS
 
 
 def compare_ensemble(ensemble: xr.Dataset, run: config.Run) -> xr.Dataset:

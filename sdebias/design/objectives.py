@@ -9,12 +9,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..errors import InputError, SymmetryError, check_choice, check_finite, check_flag, message, nearest
+from ..errors import InputError, check_choice, check_finite, check_flag, message, nearest
 from ..prediction import stationary_law
 from ..prediction.nodes import Nodes
 from ..prediction.stationary import REFERENCES, VOLUMES, Measure, Noise, Section
 from ..problems.base import Problem
 from ..symmetry import Symmetry
+from ..symmetry.checks import check_charges, check_symmetry
 from ..symmetry.gauge import quadratic_form
 
 
@@ -93,9 +94,8 @@ class OrbitDrift:
             got = f"theta {tuple(self.theta.shape)}, {self.problem.replicates or 'no'} replicates"
             raise InputError(message("OrbitDrift", "one point of one problem", got, "take one replicate and one row"))
         check_finite("theta", self.problem.check_theta(self.theta), InputError)
-        labels = self.symmetry.bind(self.problem).charge_labels
-        if not labels:
-            raise SymmetryError(message("symmetry", "one with charges", repr(self.symmetry), "there is no drift"))
+        symmetry = check_charges(check_symmetry(self.symmetry).bind(self.problem), "there is no drift")
+        labels = symmetry.charge_labels
         if self.charge is not None and self.charge not in labels:
             remedy = nearest(self.charge, labels)
             raise InputError(message("charge", "a label of the symmetry", repr(self.charge), remedy))

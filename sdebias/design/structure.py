@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import InputError, check_choice, check_count, check_positive, message
 from ..problems import CumulativeSumRegression, DeepDiagonalRegression, HadamardRegression
-from ..problems.base import as_data
+from ..problems.arrays import as_data
 from ..problems.linear import LinearRegression
 from ..symmetry import Rescaling, Symmetry
 from .base import LAWS, Design, DesignNoise, Parametrization

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import InputError, check_count, check_positive, check_positive_number, message
 from ..problems.base import Problem
 from ..symmetry import Symmetry
+from ..symmetry.checks import check_symmetry
 from . import schedule
 from .schedule import Schedule
 from .walk import Draws, Rate, Walk, longest_chunk
@@ -93,7 +94,7 @@ class Dynamics(ABC):
                 got = f"{len(value)} values for {problem.replicates or 'no'} replicates"
                 raise InputError(message(name, want, got, "use problem.replicate(R), or give one value"))
         if symmetry is not None:
-            symmetry = symmetry.bind(problem, validate=False)
+            symmetry = check_symmetry(symmetry).bind(problem, validate=False)
         bound = dataclasses.replace(self, problem=problem, symmetry=symmetry)
         if self.gauge_stiffness is not None and not bound.bound_symmetry.charge_labels:
             want = "a symmetry with charges"

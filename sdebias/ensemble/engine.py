@@ -21,9 +21,12 @@ from typing import Any
 import torch
 import torch._inductor
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from ..dynamics.base import Dynamics
+from ..dynamics.increments import Stream, box_muller
 from ..dynamics.walk import Draws, advance
 
 log = logging.getLogger("sdebias")
@@ -61,28 +64,45 @@ class Engine:
 
     def __call__(self, theta: Tensor, draws: Draws, rates: Tensor | None, count: int, every: bool) -> list[Tensor]:
         """Return the states after a chunk of steps; see `advance`."""
-        inputs = [theta, *draws.values(), *([] if rates is None else [rates])]
-        key = (theta.shape, count, every)
-        if key not in self._chunks:
-            with _lock:
-                known = _compiled.setdefault(self.dynamics.bound_problem, {})
-                full = (self._settings, *key)
-                if full in known:
-                    self._chunks[key] = known[full]
-                else:
-                    self._chunks[key] = self._build(inputs, tuple(draws), count, every)
-                    if not self.failure:
-                        known[full] = self._chunks[key]
-        return self._chunks[key](*inputs)
+        names = tuple(draws)
 
-    def _build(self, inputs: list[Tensor], names: tuple[str, ...], count: int, every: bool) -> Chunk:
-        start = time.perf_counter()
-
-        def plain(theta: Tensor, *others: Tensor) -> list[Tensor]:
+        def steps(theta: Tensor, *others: Tensor) -> list[Tensor]:
             draws = dict(zip(names, others, strict=False))
             rates = others[len(names)] if len(others) > len(names) else None
             return advance(self.dynamics, theta, draws, rates, count, every)
 
+        inputs = [theta, *draws.values(), *([] if rates is None else [rates])]
+        return self._call(
+            f"{count} steps of {type(self.dynamics).__name__}", (theta.shape, count, every), steps, inputs
+        )
+
+    def generator(self, device: torch.device) -> torch.Generator:
+        """Return an RNG whose normals are made in a compiled function, too, where that is faster."""
+        if device.type != "cpu":
+            return torch.Generator(device)
+        rng = Stream(device)
+        rng.transform = self._normals
+        return rng
+
+    def _normals(self, words: Tensor, out: Tensor) -> Tensor:
+        return self._call("making normals", (words.shape,), lambda *inputs: [box_muller(*inputs)], [words, out])[0]
+
+    def _call(self, what: str, key: Hashable, plain: Chunk, inputs: list[Tensor]) -> list[Tensor]:
+        """Return what a function gives for the inputs, from its faster form, which is made where there is none yet."""
+        if key not in self._chunks:
+            with _lock:
+                known = _compiled.setdefault(self.dynamics.bound_problem, {})
+                full = (self._settings, key)
+                if full in known:
+                    self._chunks[key] = known[full]
+                else:
+                    self._chunks[key] = self._build(what, plain, inputs)
+                    if not self.failure:
+                        known[full] = self._chunks[key]
+        return self._chunks[key](*inputs)
+
+    def _build(self, what: str, plain: Chunk, inputs: list[Tensor]) -> Chunk:
+        start = time.perf_counter()
         if self.failure:
             return plain
         try:
@@ -94,7 +114,7 @@ class Engine:
             log.warning("steps are not compiled (%s); they are taken one by one", self.failure)
             return plain
         self.seconds += time.perf_counter() - start
-        log.info("%d steps of %s compiled in %.1f s", count, type(self.dynamics).__name__, self.seconds)
+        log.info("%s compiled in %.1f s", what, time.perf_counter() - start)
         return chunk
 
 
@@ -107,7 +127,10 @@ def compiled(chunk: Chunk, inputs: list[Tensor]) -> Chunk:
     for node in graph.graph.nodes:
         node.meta.clear()
     # Called without the guards of `torch.compile`, which for small steps cost more than the steps.
-    function: Chunk = torch._inductor.compile(graph, list(inputs), options={"cpp_wrapper": True})
+    # The compiler keeps what it made for the next process only where it may ask a `ShapeEnv` what it took for granted.
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+    examples: list[Any] = [mode.from_tensor(value, static_shapes=True) for value in inputs]
+    function: Chunk = torch._inductor.compile(graph, examples, options={"cpp_wrapper": True})
     function(*inputs)
     return function
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..dataset import COORDINATES, PATH, SCHEMA
 from ..errors import InputError, check_choice, message
 from ..imports import import_path
 from ..problems.base import Problem
+from ..schema import COORDINATES, PATH, SCHEMA
 from ..symmetry import Symmetry
 
 OBSERVABLES = ("theta", "loss", "charge_value", "log_orbit_volume", "predictor_value")

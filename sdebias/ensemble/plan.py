@@ -16,12 +16,13 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ..dataset import DIVERGENCE_THRESHOLD, config_attributes, make_dataset
+from ..dataset import config_attributes, make_dataset
 from ..dynamics.base import Dynamics
 from ..dynamics.schedule import Schedule
 from ..dynamics.walk import Walk
 from ..errors import InputError, check_count, check_finite, check_memory, message, out_of_memory
 from ..problems.base import Problem
+from ..schema import DIVERGENCE_THRESHOLD
 from ..storage import Manifest
 from ..symmetry import Symmetry, check_invariance
 from .engine import Engine
@@ -117,7 +118,9 @@ class Plan:
 
     def walk(self, block: int) -> Walk:
         """Return the walk of a seed block from its start; a block is always walked whole."""
-        rng = torch.Generator(self.problem.device).manual_seed(self._seeds[block])
+        device = self.problem.device
+        rng = torch.Generator(device) if self.engine is None else self.engine.generator(device)
+        rng.manual_seed(self._seeds[block])
         theta = self.start(block * self.sizes.block, self.sizes.block, rng)
         return Walk(self.dynamics, theta, rng, self.sizes.chunk, advance=self.engine)
 

@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ..dataset import DIVERGENCE_THRESHOLD, OK, PATH, SCHEMA, STATUS
+from ..schema import DIVERGENCE_THRESHOLD, OK, PATH, SCHEMA, STATUS
 from .accumulators import checked_array
 from .observables import Observable
 
@@ -66,12 +66,37 @@ class Recorder(ABC):
         """Return what was kept, as variables of a dataset."""
 
     @abstractmethod
-    def state(self) -> dict[str, np.ndarray]:
-        """Return what was kept so far, for `restore`."""
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """Return what was kept so far, by names of its own."""
 
     @abstractmethod
+    def _load(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Go on from what `_arrays` returned.
+
+        Raises
+        ------
+        DataError
+            If an array is missing or has another dtype or shape.
+        """
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return statuses and what was kept so far, for `restore`."""
+        own = self._arrays()
+        return {"status": self.status, **{f"{OBSERVED}{name}": array for name, array in own.items()}}
+
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from the state of another record of the same sizes, or only from its status."""
+        """Go on from the state of another record of the same sizes, or only from its status.
+
+        Raises
+        ------
+        DataError
+            If an array is missing or has another dtype or shape.
+        """
+        if "status" in state:
+            self.status = checked_array("status", state, self.status.shape, self.status.dtype)
+        arrays = {name.removeprefix(OBSERVED): array for name, array in state.items() if name.startswith(OBSERVED)}
+        if arrays:
+            self._load(arrays)
 
     def coords(self) -> dict[str, Any]:
         """Return labels of dims that no other record has."""
@@ -138,23 +163,12 @@ class Record(Recorder):
                 self.arrays[name] = np.zeros((*self._lead, *shape), values.dtype)
             self.arrays[name].reshape(-1, *shape)[:, columns, save : save + len(path)] = values
 
-    def state(self) -> dict[str, np.ndarray]:
-        """Return what was written so far, for `restore`."""
-        return {"status": self.status, **{f"{OBSERVED}{name}": array for name, array in self.arrays.items()}}
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """Return what was written so far."""
+        return self.arrays
 
-    def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from a state; see `Recorder.restore`.
-
-        Raises
-        ------
-        DataError
-            If an array is missing or has another dtype or shape.
-        """
-        if "status" in state:
-            self.status = checked_array("status", state, self.status.shape, self.status.dtype)
-        arrays = {name.removeprefix(OBSERVED): array for name, array in state.items() if name.startswith(OBSERVED)}
-        if not arrays:
-            return
+    def _load(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Go on from such arrays; see `Recorder.restore`."""
         for name, observable in self._observables.items():
             shape = (*self.status.shape, self.saves, *observable.shape)
             dtype = arrays[name].dtype if name in arrays else np.dtype(float)

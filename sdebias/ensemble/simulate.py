@@ -85,7 +85,7 @@ def simulate(
     Returns
     -------
     xr.Dataset
-        Kind "ensemble", see `sdebias.dataset.SCHEMA`. A trajectory that turns non-finite or diverges keeps its rows and
+        Kind "ensemble", see `sdebias.schema.SCHEMA`. A trajectory that turns non-finite or diverges keeps its rows and
         is flagged in ``status``. With `statistics`, kind "statistics": a trajectory counts until it is flagged.
 
     Raises

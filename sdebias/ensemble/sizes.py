@@ -22,11 +22,13 @@ STEP_NUMBERS = {"cpu": 3 * 2**18, "cuda": 2**26}
 LARGEST_BLOCK = {"cpu": 2**11, "cuda": 2**16}
 SMALLEST_BLOCK = 64
 
-# Operations that one compiled chunk may hold: compilers take seconds for hundreds of them.
-CHUNK_OPERATIONS = 1000
+# Operations that one compiled chunk may hold: compilers take seconds for hundreds of them. More pay where a compiler
+# fuses the steps with each other, else they only spare a call, of the cost of a few operations.
+CHUNK_OPERATIONS = 250
+ELEMENTWISE_CHUNK_OPERATIONS = 1000
 
-# What has been counted: numbers and operations of a step, by problem and dynamics.
-_counted: weakref.WeakKeyDictionary[Problem, dict[Hashable, tuple[int, int]]] = weakref.WeakKeyDictionary()
+# What has been counted, by problem and dynamics.
+_counted: weakref.WeakKeyDictionary[Problem, dict[Hashable, _Step]] = weakref.WeakKeyDictionary()
 
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
@@ -51,6 +53,22 @@ class Sizes:
     chunk: int
     numbers: int
     bytes: int
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What a solver step is.
+
+    Attributes
+    ----------
+    numbers : int
+        That it writes for one trajectory of all replicates.
+    chunk : int
+        Steps that one compiled chunk may hold.
+    """
+
+    numbers: int
+    chunk: int
 
 
 def choose_sizes(
@@ -82,11 +100,11 @@ def choose_sizes(
     key = (dataclasses.replace(dynamics, problem=None, symmetry=None), repr(dynamics.symmetry))
     if key not in known:
         known[key] = _count_step(dynamics)
-    numbers, operations = known[key]
+    numbers = known[key].numbers
     if block is None:
         block = _power_of_two(STEP_NUMBERS[kind] // max(numbers, 1))
         block = min(max(block, SMALLEST_BLOCK), LARGEST_BLOCK[kind])
-    chunk = min(longest_chunk(dynamics, block), max(CHUNK_OPERATIONS // max(operations, 1), 1))
+    chunk = min(longest_chunk(dynamics, block), known[key].chunk)
     chunk = _fit(chunk, interval * dynamics.substeps, saves)
     item = torch.finfo(problem.dtype).bits // 8
     each = item * (numbers * (chunk + 1) + (saves + 1) * problem.layout.size * (problem.replicates or 1))
@@ -134,14 +152,16 @@ def result_bytes(
     return per_save * trajectories * saves * point.element_size()
 
 
-def _count_step(dynamics: Dynamics, points: int = 2) -> tuple[int, int]:
-    """Return what a solver step writes for one trajectory, in numbers, and how many operations it takes."""
+def _count_step(dynamics: Dynamics, points: int = 2) -> _Step:
+    """Count what a solver step does."""
     problem = dynamics.bound_problem
     generator = torch.Generator(problem.device).manual_seed(0)
     walk = Walk(dynamics, problem.draw_initial(points, generator), generator, dynamics.substeps)
     with OperationCounter() as counter:
         walk.run([0, 1])
-    return -(-counter.written // (dynamics.substeps * points)), -(-counter.operations // dynamics.substeps)
+    operations = max(-(-counter.operations // dynamics.substeps), 1)
+    most = ELEMENTWISE_CHUNK_OPERATIONS if counter.elementwise else CHUNK_OPERATIONS
+    return _Step(-(-counter.written // (dynamics.substeps * points)), max(most // operations, 1))
 
 
 def _fit(longest: int, interval: int, saves: int) -> int:

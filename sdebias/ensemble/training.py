@@ -14,10 +14,11 @@ import xarray as xr
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler
 
-from ..dataset import DIVERGENCE_THRESHOLD, config_attributes, make_dataset
+from ..dataset import config_attributes, make_dataset
 from ..errors import DataError, InputError, RunError, check_count, check_flag, message
 from ..problems.base import Problem
 from ..problems.module import refuse_random_layers
+from ..schema import DIVERGENCE_THRESHOLD
 from ..symmetry import Symmetry, check_invariance
 from .observables import Function, choose_observables
 from .record import Record

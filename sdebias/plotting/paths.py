@@ -7,8 +7,9 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from ..dataset import PATH, validate
+from ..dataset import validate
 from ..errors import DataError, check_choice, message
+from ..schema import PATH
 from .style import COLOURS, SHARE, STYLE, band, dynamics_name, log_if_wide, one_replicate, survivors
 
 

@@ -10,6 +10,7 @@ from ..dataset import make_dataset
 from ..errors import InputError, message
 from ..problems.base import Problem
 from ..symmetry import Symmetry
+from ..symmetry.checks import check_symmetry
 from .stationary import Measure, Noise, Section, law_equation, log_stationary_density
 
 
@@ -56,7 +57,7 @@ def effective_loss(
     if points.ndim != 2:
         remedy = "give one row for each point"
         raise InputError(message("points", "shape (point, coordinate)", tuple(points.shape), remedy))
-    symmetry = symmetry.bind(problem)
+    symmetry = check_symmetry(symmetry).bind(problem)
     with torch.enable_grad():
         places = points.detach().to(problem.device, problem.dtype).requires_grad_(True)
         theta = section(places)

@@ -12,9 +12,10 @@ import xarray as xr
 from torch import Tensor
 
 from ..dataset import make_dataset
-from ..errors import InputError, RunError, SymmetryError, check_count, check_finite, check_positive_number, message
+from ..errors import InputError, RunError, check_count, check_finite, check_positive_number, message
 from ..problems.base import Problem
 from ..symmetry import Symmetry
+from ..symmetry.checks import check_charges, check_symmetry
 from ..symmetry.gauge import quadratic_form
 from .gradient_noise import NoiseGradients, minibatch_gradients
 
@@ -29,9 +30,7 @@ class _Orbit:
     def __init__(
         self, problem: Problem, symmetry: Symmetry, theta: Tensor, noise_gradients: NoiseGradients | None
     ) -> None:
-        self.symmetry = symmetry.bind(problem)
-        if not self.symmetry.charge_labels:
-            raise SymmetryError(f"{symmetry!r}: it has no charges (its group is compact), so that nothing relaxes")
+        self.symmetry = check_charges(check_symmetry(symmetry).bind(problem), "nothing relaxes")
         if theta.ndim != 1:
             raise InputError(message("theta", "one point, shape (parameter,)", tuple(theta.shape), "take one row"))
         self.start = check_finite("theta", problem.check_theta(theta), InputError)
@@ -103,7 +102,7 @@ def noise_equilibrium(
     Raises
     ------
     InputError
-        If `theta` is not one finite point.
+        If `theta` is not one finite point, or `symmetry` is None or none.
     SymmetryError
         If the symmetry has no charges.
     RunError

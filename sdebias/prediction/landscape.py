@@ -13,6 +13,7 @@ from ..dataset import make_dataset
 from ..errors import InputError, check_choice, message
 from ..problems.base import Problem
 from ..symmetry import Symmetry
+from ..symmetry.checks import check_symmetry
 from .stationary import Measure, Noise, law_equation, log_stationary_density
 
 
@@ -62,7 +63,7 @@ def landscape(
     if problem.replicates is not None:
         got = f"{problem.replicates} replicates"
         raise InputError(message("problem", "a problem without replicates", got, "draw each replicate apart"))
-    symmetry = symmetry.bind(problem)
+    symmetry = check_symmetry(symmetry).bind(problem)
     labels, (abscissa, ordinate) = list(axes), _grids(problem, axes)
     theta = _plane(problem, base_point, labels, abscissa, ordinate)
     balanced = symmetry.balance(theta)

@@ -13,10 +13,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ..dataset import OK, make_dataset, validate
-from ..errors import SymmetryError
+from ..dataset import make_dataset, validate
 from ..problems.base import Problem
+from ..schema import OK
 from ..symmetry import Symmetry
+from ..symmetry.checks import check_charges, check_symmetry
 from ..symmetry.gauge import Matrices
 from .drift_laws import Law, law_of
 from .noise_traces import Covariance
@@ -82,14 +83,14 @@ def predict_orbit_drift(
     DataError
         If the dataset has no `theta` or fewer than three saves, or does not fit the problem, or the covariance of
         Gaussian noise is missing.
+    InputError
+        If `symmetry` is None or none.
     SymmetryError
-        If the symmetry does not fit the problem, or has no charges.
+        If it does not fit the problem, or has no charges.
     """
     validate(ensemble, "ensemble")
     # A trajectory that has diverged has no prediction, and is no error.
-    symmetry = symmetry.bind(problem, validate=False)
-    if not symmetry.charge_labels:
-        raise SymmetryError(f"{symmetry!r}: it has no charges (its group is compact), so there is no drift to predict")
+    symmetry = check_charges(check_symmetry(symmetry).bind(problem, validate=False), "there is no drift to predict")
     check_states(ensemble, problem)
     law = law_of(ensemble.attrs, covariance)
     drift = _Drift(

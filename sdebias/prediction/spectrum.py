@@ -12,6 +12,7 @@ import xarray as xr
 from ..dataset import make_dataset, validate
 from ..problems.base import Problem
 from ..symmetry import Symmetry
+from ..symmetry.checks import check_symmetry
 from ..symmetry.linalg import eigenvalue_cutoff
 from .states import check_states, map_states, path_dims
 
@@ -43,13 +44,15 @@ def gram_spectrum(ensemble: xr.Dataset, problem: Problem, symmetry: Symmetry) ->
     ------
     DataError
         If the dataset has no `theta`, or does not fit the problem.
+    InputError
+        If `symmetry` is None or none.
     SymmetryError
-        If the symmetry does not fit the problem.
+        If it does not fit the problem.
     """
     validate(ensemble, "ensemble")
     check_states(ensemble, problem)
     # A trajectory that has diverged has no spectrum, and is no error.
-    symmetry = symmetry.bind(problem, validate=False)
+    symmetry = check_symmetry(symmetry).bind(problem, validate=False)
     variables = map_states(
         partial(_spectrum_block, problem, symmetry),
         ensemble,

@@ -19,6 +19,7 @@ from ..errors import DataError, check_choice, message
 from ..problems.base import Problem
 from ..symmetry import Symmetry
 from ..symmetry.action import forward_derivative
+from ..symmetry.checks import check_symmetry
 from ..symmetry.gauge import quadratic_form
 from .drift_laws import Potential, sampling_share
 from .noise_traces import Covariance, NoiseTrace, flat_attributes
@@ -50,7 +51,7 @@ def split_dynamics(
     Returns
     -------
     xr.Dataset
-        Kind "split", see `sdebias.dataset.SCHEMA`; NaN where the states are not finite. The attribute ``unit`` is the
+        Kind "split", see `sdebias.schema.SCHEMA`; NaN where the states are not finite. The attribute ``unit`` is the
         time in updates during which a rate is held: 1 for SGD, the step of Euler's method, 0 for other solvers.
 
     Raises
@@ -58,10 +59,13 @@ def split_dynamics(
     DataError
         If the dataset has no `theta` at three or more steps, does not fit the problem, or does not name its dynamics,
         or the covariance of Gaussian noise is missing.
+    InputError
+        If `symmetry` is None or none.
     SymmetryError
-        If the symmetry does not fit the problem.
+        If it does not fit the problem.
     """
     validate(ensemble, "ensemble")
+    symmetry = check_symmetry(symmetry)
     check_states(ensemble, problem)
     dynamics = _specification(ensemble)
     if "step" in ensemble["learning_rate"].dims:
@@ -149,7 +153,7 @@ def split_states(
     DataError
         If the dynamics are incomplete or unknown, or the covariance of Gaussian noise is missing.
     InputError
-        If `theta` does not fit the problem.
+        If `theta` does not fit the problem, or `symmetry` is None or none.
     SymmetryError
         If the symmetry does not fit the problem.
     """
@@ -157,7 +161,7 @@ def split_states(
     dynamics = flat_attributes(dynamics)
     trace = _noise_of(dynamics, covariance)
     # States that have diverged are data here: they give NaN in their own rows.
-    symmetry = symmetry.bind(problem, validate=False)
+    symmetry = check_symmetry(symmetry).bind(problem, validate=False)
     per_point = (max(problem.n_samples, problem.layout.size) + 1) * theta[..., :1, :].numel()
     size, rate = max(1, CHUNK_ELEMENTS // per_point), np.asarray(dynamics["learning_rate"])
     pieces = []

@@ -13,9 +13,9 @@ import torch
 import xarray as xr
 from numpy.typing import DTypeLike
 
-from ..dataset import SCHEMA
 from ..errors import DataError, message
 from ..problems.base import Problem
+from ..schema import SCHEMA
 
 StateFunction: TypeAlias = Callable[[np.ndarray, int], Sequence[np.ndarray]]
 """θ of a block of trajectories, ([replicate,] trajectory, step, parameter), and the place of its first trajectory in

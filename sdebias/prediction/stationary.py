@@ -14,6 +14,7 @@ from ..errors import InputError, SymmetryError, check_choice, check_finite, chec
 from ..problems.base import Problem
 from ..symmetry import Symmetry
 from ..symmetry.action import forward_derivative
+from ..symmetry.checks import acts_by_isometries, check_symmetry
 from ..symmetry.linalg import eigenvalue_cutoff, log_pseudo_determinant, symmetric_eigen
 from .nodes import Nodes
 
@@ -58,7 +59,7 @@ def log_stationary_density(
 
     - ``"soft_gauge"``: e^{−L/T} · vol(residual compact orbit) · det⟨∇C_a, ∇C_b⟩^{−1/2}, charges held at their level by
       a stiff potential (arXiv:2601.06597: conditioning on the slice);
-    - ``"isotropic"``: e^{−L/T} · vol(orbit), for a compact group, without gauge;
+    - ``"isotropic"``: e^{−L/T} · vol(orbit), for a compact group of isometries, without gauge;
     - ``"horizontal"``: e^{−L/T}, noise projected by P_H (Menon, Stromme, Vacher 2026), where it keeps the charges.
 
     Volumes of orbits are up to constants. dq = det(J_F J_Fᵀ)^{1/2} times that volume; where predictor coordinates are
@@ -85,16 +86,19 @@ def log_stationary_density(
     InputError
         If a choice is unknown, T is not positive, a point is not finite, or it is not balanced where it must be.
     SymmetryError
-        If isotropic noise is asked for on orbits that are not compact: there is no stationary law.
+        If isotropic noise is asked for where the group is not one of isometries: there is no such stationary law.
     """
     equation = law_equation(noise, measure)
     check_positive("temperature", temperature)
     if problem.replicates is not None:
         got = f"{problem.replicates} replicates"
         raise InputError(message("problem", "a problem without replicates", got, "predict each replicate apart"))
-    if noise == "isotropic" and symmetry.charge_labels:
-        remedy = 'hold the charges with noise="soft_gauge"'
-        raise SymmetryError(message("noise", "a compact group for isotropic noise", f"{symmetry!r}", remedy))
+    if noise == "isotropic" and not acts_by_isometries(check_symmetry(symmetry)):
+        charges = bool(symmetry.charge_labels)
+        remedy = 'hold the charges with noise="soft_gauge"' if charges else "such noise has no stationary law here"
+        raise SymmetryError(
+            message("noise", "a compact group of isometries for isotropic noise", f"{symmetry!r}", remedy)
+        )
     check_finite("theta", problem.check_theta(theta), InputError)
     if "C_a" in equation or measure == "slice":
         _check_balanced(symmetry, theta)
@@ -151,7 +155,7 @@ def stationary_law(
     SymmetryError
         If the coordinates are fewer than the dimensions of the quotient and no `log_jacobian` is given.
     """
-    symmetry = symmetry.bind(problem)
+    symmetry = check_symmetry(symmetry).bind(problem)
     points, log_weights = (t.to(problem.device, problem.dtype) for t in nodes.nodes())
     theta = section(points).detach()
     log_density = log_stationary_density(

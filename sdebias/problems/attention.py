@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import DataError, check_count, message
 from ..layout import ParameterLayout
 from ..symmetry import GeneralLinear, Symmetry
-from .base import as_data, fan_in_law, linear_map
+from .arrays import as_data, fan_in_law, linear_map
 from .regression import Regression
 
 

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DataError, InputError, check_count, check_finite, check_mapping, message, shown
+from ..errors import DataError, InputError, check_count, check_finite, check_mapping, message
 from ..layout import ParameterLayout
 from ..symmetry.bundle import Symmetry
 from ..symmetry.gauge import Matrices, quadratic_form
+from .arrays import as_numbers
 from .stream import Stream, cast
 
 if TYPE_CHECKING:
@@ -436,65 +437,3 @@ class Problem(ABC):
             return centred.mT @ centred / problem.n_samples
 
         return self._by_pieces(covariance, theta, trailing=2)
-
-
-def as_numbers(name: str, value: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return a number, or nested lists of numbers, as a tensor.
-
-    Raises
-    ------
-    InputError
-        If it is neither, or not finite.
-    """
-    try:
-        tensor = torch.as_tensor(value, dtype=dtype, device=device)
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        remedy = f"give a number or one value per entry ({error})"
-        raise InputError(message(name, "numbers", shown(value), remedy)) from None
-    return check_finite(name, tensor, InputError)
-
-
-def as_data(name: str, value: Any, dims: int, like: Tensor | None = None) -> Tensor:
-    """Return a data array as a floating tensor of `dims` or, with replicates, ``dims + 1`` axes.
-
-    Raises
-    ------
-    DataError
-        If it is not numeric or has another number of axes.
-    """
-    try:
-        tensor = torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(message(name, "a numeric array", type(value).__name__, f"convert it ({error})")) from None
-    if not tensor.is_floating_point():
-        tensor = tensor.to(torch.float64 if like is None else like.dtype)
-    if tensor.ndim not in (dims, dims + 1):
-        want = f"{dims} axes, or {dims + 1} with a leading replicate axis"
-        raise DataError(message(name, want, f"shape {tuple(tensor.shape)}", "reshape it"))
-    return tensor
-
-
-def linear_map(inputs: Tensor, weights: Tensor) -> Tensor:
-    """Return W x for each sample x, as one matrix product wherever trajectories share their samples.
-
-    Parameters
-    ----------
-    inputs : Tensor, shape=(sample, in), (..., 1, sample, in) or (..., trajectory, sample, in)
-    weights : Tensor, shape=(..., trajectory, out, in) or (out, in)
-
-    Returns
-    -------
-    Tensor, shape=(..., trajectory, sample, out)
-    """
-    if weights.ndim == 2 or (inputs.ndim > 2 and inputs.shape[-3] != 1):
-        return inputs @ weights.mT
-    if inputs.shape[-1] == 1:
-        return inputs * weights.mT
-    shared = inputs if inputs.ndim == 2 else inputs.squeeze(-3)
-    products = weights.flatten(-3, -2) @ shared.mT
-    return products.unflatten(-2, weights.shape[-3:-1]).mT
-
-
-def fan_in_law(layout: ParameterLayout) -> dict[str, float]:
-    """Return the standard deviation 1/√(length of the last axis) for each parameter."""
-    return {name: shape[-1] ** -0.5 for name, shape in layout.shapes.items()}

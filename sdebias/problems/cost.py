@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+# Operations that are not elementwise and yet do not keep a compiler from fusing what is before and after them.
+TRANSPARENT = {"cat", "empty", "new_empty", "new_zeros", "normal_", "ones_like", "random_", "stack", "zeros_like"}
 
 
 class OperationCounter(TorchDispatchMode):
@@ -16,17 +20,21 @@ class OperationCounter(TorchDispatchMode):
     written : int
         Numbers that operations returned, views apart.
     operations : int
+    elementwise : bool
+        Whether all of them are, so that a compiler makes one loop of them.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.written = 0
         self.operations = 0
+        self.elementwise = True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         outputs = result if isinstance(result, tuple | list) else (result,)
         if not func.is_view:
             self.operations += 1
+            self.elementwise &= torch.Tag.pointwise in func.tags or func.overloadpacket.__name__ in TRANSPARENT
             self.written += sum(value.numel() for value in outputs if isinstance(value, Tensor))
         return result

@@ -11,7 +11,8 @@ from torch import Tensor
 from ..errors import DataError, check_count, message
 from ..layout import ParameterLayout
 from ..symmetry import GeneralLinear, Symmetry
-from .base import GATHER_SHARE, Problem, as_data, fan_in_law
+from .arrays import as_data, fan_in_law
+from .base import GATHER_SHARE, Problem
 
 
 class MatrixFactorization(Problem):

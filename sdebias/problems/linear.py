@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..errors import DataError, message, shown
 from ..layout import ParameterLayout
-from .base import GATHER_SHARE, linear_map
+from .arrays import linear_map
+from .base import GATHER_SHARE
 from .regression import Regression
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from torch.func import functional_call, vmap
 
 from ..errors import DataError, InputError, check_flag, message
 from ..layout import ParameterLayout
-from ..plain import PlainOperations
+from ..plain import PlainOperations, copy_module
 from .base import Problem
 from .cost import OperationCounter
 from .stream import cast
@@ -292,7 +291,7 @@ def _copied(module: nn.Module) -> nn.Module:
         remedy = "call it once on data, which gives its lazy layers their shapes"
         raise InputError(message("module", "parameters with shapes", "lazy layers that were never called", remedy))
     with _user_errors("module", "it must be possible to copy it: keep only parameters and buffers as tensors"):
-        return copy.deepcopy(module)
+        return copy_module(module)
 
 
 def refuse_random_layers(module: nn.Module) -> None:

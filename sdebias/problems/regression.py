@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..errors import DataError, InputError, check_count, check_memory, check_number, message, shown
 from ..layout import ParameterLayout
-from .base import Problem, as_data, as_numbers
+from .arrays import as_data, as_numbers
+from .base import Problem
 from .stream import Stream
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import check_count
 from ..layout import ParameterLayout
 from ..symmetry import Rescaling, Symmetry
-from .base import fan_in_law, linear_map
+from .arrays import fan_in_law, linear_map
 from .regression import Regression
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from ..errors import DataError, check_count, check_flag, message
 from ..layout import ParameterLayout
 from ..symmetry import Symmetry, Translation
-from .base import Problem, as_data, linear_map
+from .arrays import as_data, linear_map
+from .base import Problem
 
 
 class SoftmaxRegression(Problem):

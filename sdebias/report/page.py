@@ -14,10 +14,11 @@ import xarray as xr
 
 from .. import config
 from ..comparison import compare
-from ..dataset import STATUS, validate
+from ..dataset import validate
 from ..errors import InputError, SdebiasError, message
 from ..prediction import predict_orbit_drift
 from ..problems import Problem
+from ..schema import STATUS
 from ..symmetry import Symmetry
 from .citation import bibtex, citations
 from .figures import dataset_figures, ensemble_figures

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..errors import SymmetryError
 from ..layout import ParameterLayout
 from .bundle import Symmetry
+from .checks import check_symmetry
 
 
 class HasPerSampleLoss(Protocol):
@@ -52,10 +53,12 @@ def check_invariance(
 
     Raises
     ------
+    InputError
+        If `symmetry` is None or none.
     SymmetryError
         If it exceeds the tolerance; the message names the worst sample, subgroup, and element.
     """
-    symmetry = symmetry.bind(problem)
+    symmetry = check_symmetry(symmetry).bind(problem)
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, Self
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError, SymmetryError, message
 from ..layout import ParameterLayout
-from ..plain import PlainOperations
+from ..plain import PlainOperations, copy_module
 from .bundle import Symmetry
 from .groups import Product
 from .invariance import HasPerSampleLoss, check_invariance
@@ -70,6 +69,12 @@ def of_module(
 
     Other continuous symmetries, such as shears that move a bias through a linear layer, or those of a recurrent ReLU
     layer, have no group that is declared by names: `discover` finds them in small modules.
+
+    Tied weights break the rescaling where a layer is undone by its own transpose, as in an autoencoder σ(x Wᵀ) W: what
+    scales a unit on the way there scales it again on the way back. A deeper one keeps a rescaling of the units between
+    its layers, whose factor is undone by the next layer on both ways, and linear codes may turn. Neither is proposed,
+    since each entry is taken to scale one way only: declare the rescaling, as ``Rescaling(("W1:0", "b1:0"), ("W2:1",
+    "c1:0"))``, or `discover` it.
 
     Parameters
     ----------
@@ -168,7 +173,7 @@ def _trace(module: nn.Module, problem: HasData | None, sample: Tensor | None) ->
         kind = next(module.parameters()).dtype
         sample = sample[:SAMPLES].to("cpu", kind if sample.is_floating_point() else sample.dtype)
     # A copy, since a forward pass in training mode may change buffers.
-    module = copy.deepcopy(module).cpu()
+    module = copy_module(module).cpu()
     failure = "no layer says what it takes"
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         for inputs in [sample] if sample is not None else _guesses(module):

@@ -10,42 +10,16 @@ from typing import Any
 import pytest
 import torch
 from conftest import every_model
+from explained import F64, Function, draw, module, rows
 from torch import Tensor, nn
 
 from sdebias.design.bias import kronecker_sum
 from sdebias.design.explain import SampleWarning, explain
 from sdebias.design.report import Explanation
-from sdebias.errors import InputError
-from sdebias.prediction import log_stationary_density
 from sdebias.problems import (
-    DeepDiagonalRegression,
     HadamardRegression,
-    MatrixFactorization,
-    Problem,
-    ShallowReLU,
     WeightDecay,
 )
-from sdebias.symmetry import GeneralLinear, Rescaling
-
-F64 = torch.float64
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
-
-
-def module(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return make().double()
-
-
-def rows(found: Explanation) -> list[tuple[Any, ...]]:
-    return list(found.table[["symmetry", "parameters", "dimension"]].itertuples(index=False, name=None))
-
-
-def column(found: Explanation, name: str) -> Tensor:
-    return torch.tensor(found.charges[name].tolist(), dtype=F64)
 
 
 class Block(nn.Module):
@@ -194,92 +168,6 @@ def test_decay_leaves_no_affine_symmetry_but_level_sets() -> None:
     assert found.table["dimension"].tolist() == [0, 2]
 
 
-def test_rescalings_have_the_volume_penalty_and_drift_of_the_declared_group() -> None:
-    problem = HadamardRegression(draw(20, 4), draw(20, seed=1))
-    declared, theta = Rescaling("p", "q").bind(problem), draw(8, seed=2)
-    found = explain(problem, theta=theta)
-    row = found.table.iloc[0]
-    assert row["log_orbit_volume"] == pytest.approx(float(declared.log_orbit_volume(theta)), rel=1e-12)
-    penalty = float(0.5 * (2 * problem.predictor(theta).abs()).log().sum())
-    assert row["isotropic_value"] == pytest.approx(penalty, rel=1e-12)
-    assert penalty == pytest.approx(float(declared.log_orbit_volume(declared.balance(theta))), rel=1e-12)
-    # det J_F J_Fᵀ = Π (p² + q²): for this model the volume of the orbit
-    assert found.predictor_volume == pytest.approx(row["log_orbit_volume"], rel=1e-12)
-    matrices = declared.charge_matrices(theta)
-    noise = problem.gradient_noise_trace(theta, matrices)
-    torch.testing.assert_close(column(found, "minibatch"), noise)
-    torch.testing.assert_close(column(found, "value"), declared.charge(theta))
-    assert row["noise_drift"] == pytest.approx(float(noise.norm()), rel=1e-12)
-    eye = torch.eye(8, dtype=F64)
-    across = declared.horizontal_projection(eye, theta.expand(8, 8)).diagonal()
-    torch.testing.assert_close(column(found, "horizontal"), matrices @ across)
-    assert found.charges["isotropic"].abs().max() < 1e-12
-
-
-@pytest.mark.parametrize("depth", [3, 4])
-def test_deep_diagonal_networks_have_the_closed_form(depth: int) -> None:
-    problem = DeepDiagonalRegression(draw(20, 2), draw(20, seed=1), depth=depth)
-    declared, theta = problem.symmetry().bind(problem), draw(2 * depth, seed=2)
-    row = explain(problem, theta=theta).table.iloc[0]
-    w = problem.predictor(theta).abs()
-    closed = float(((depth - 1) / depth * w.log() + 0.5 * math.log(depth)).sum())
-    assert row["isotropic_value"] == pytest.approx(closed, rel=1e-12)
-    assert closed == pytest.approx(float(declared.log_orbit_volume(declared.balance(theta))), rel=1e-9)
-    assert row["log_orbit_volume"] == pytest.approx(float(declared.log_orbit_volume(theta)), rel=1e-9)
-    assert f"{depth - 1}/{depth} T Σ_j log |z_j|" in row["isotropic_penalty"]
-
-
-def test_relu_units_have_the_path_norm() -> None:
-    problem = ShallowReLU(draw(40, 3), draw(40, seed=1), units=4)
-    theta = draw(16, seed=2)
-    named = problem.layout.unflatten(theta)
-    path = named["v"].abs() * named["W"].norm(dim=1)
-    row = explain(problem, theta=theta).table.iloc[0]
-    assert row["isotropic_value"] == pytest.approx(float(0.5 * (2 * path).log().sum()), rel=1e-12)
-
-
-def test_factorisations_have_the_singular_values_of_the_product() -> None:
-    problem = MatrixFactorization(draw(5, 4), rank=3)
-    declared, theta = GeneralLinear("U", "V").bind(problem), draw(27, seed=2)
-    found = explain(problem, theta=theta)
-    row = found.table.iloc[0]
-    sigma = torch.linalg.svdvals(problem.predictor(theta).unflatten(-1, (5, 4)))[:3]
-    assert row["isotropic_value"] == pytest.approx(float(0.5 * (2 * sigma).log().sum()), rel=1e-9)
-    assert ", ".join(f"{s:.3g}" for s in sigma.tolist()) in row["isotropic_penalty"]
-    assert row["log_orbit_volume"] == pytest.approx(float(declared.log_orbit_volume(theta)), rel=1e-9)
-    # The whole volume on the balanced slice is that of the table, ½ Σ_ij log(σ_i + σ_j).
-    whole = 0.5 * (sigma[:, None] + sigma).log().sum()
-    torch.testing.assert_close(found.symmetry.log_orbit_volume(declared.balance(theta)), whole + _units(found, theta))
-
-
-@pytest.mark.parametrize(
-    "problem",
-    [
-        HadamardRegression(draw(20, 3), draw(20, seed=1)),
-        DeepDiagonalRegression(draw(20, 2), draw(20, seed=1), depth=3),
-        ShallowReLU(draw(40, 3), draw(40, seed=1), units=4),
-        MatrixFactorization(draw(5, 4), rank=2),
-    ],
-    ids=lambda problem: problem.model,
-)
-def test_penalties_are_those_of_the_stationary_law(problem: Problem) -> None:
-    declared = problem.symmetry()
-    assert declared is not None
-    points = declared.bind(problem).balance(draw(2, problem.layout.size, seed=5))
-    values = [explain(problem, theta=theta).table["isotropic_value"][0] for theta in points]
-    temperature = 0.3
-    density = log_stationary_density(
-        problem, declared.bind(problem), points, noise="soft_gauge", temperature=temperature, measure="slice"
-    )
-    penalty = -(density + problem.loss(points) / temperature)
-    assert values[1] - values[0] == pytest.approx(float(penalty[1] - penalty[0]), rel=1e-9)
-
-
-def _units(found: Explanation, theta: Tensor) -> Tensor:
-    """Return the constant by which the sparse basis of the discovered fields measures volumes differently."""
-    return found.symmetry.log_orbit_volume(theta) - found.table["log_orbit_volume"][0]
-
-
 def test_what_follows_a_layer_norm_is_counted_by_hand() -> None:
     # W diag(γ) up to u 1ᵀ (6 numbers) and W β + b (2) are all that is seen of 18 parameters.
     net = module(lambda: nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 2)))
@@ -348,18 +236,6 @@ def test_consecutive_layers() -> None:
     ]
 
 
-class Function(nn.Module):
-    """A function of one parameter vector and the inputs."""
-
-    def __init__(self, size: int, function: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.w = nn.Parameter(draw(size, seed=3))
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(self.w, x)
-
-
 class Heads(nn.Module):
     """Scores x·Q_h K_hᵀ x of heads h, whose matrices are stacked in one tensor each."""
 
@@ -425,62 +301,3 @@ def test_sums_of_two_singular_values_are_recognised() -> None:
     torch.testing.assert_close(found, sigma)
     sums[3] *= 1.001
     assert kronecker_sum(sums) is None
-
-
-def test_too_few_samples_are_noticed() -> None:
-    # Two samples see two directions of each row of [W b], of four.
-    net = module(lambda: nn.Linear(3, 2))
-    with pytest.warns(SampleWarning, match="2 given samples leave 6 directions unchanged, fresh samples 0"):
-        found = explain(net, (draw(2, 3), draw(2, 2, seed=1)))
-    assert found.table["symmetry"].tolist() == ["none", "6 fields"]
-    assert found.table["origin"].tolist() == ["architecture", "sample"]
-    assert (found.samples, found.seen, found.identifiable) == (2, 2, 8)
-
-
-def test_inputs_in_a_subspace_are_noticed_however_many_they_are() -> None:
-    inputs = draw(200, 3)
-    inputs[:, 2] = 0
-    with pytest.warns(SampleWarning, match="200 given samples leave 4 directions unchanged, fresh samples 3"):
-        found = explain(HadamardRegression(inputs, draw(200, seed=1)))
-    assert rows(found)[0] == ("rescaling of 3 units", "p, q", 3)
-    assert set(found.table["origin"]) == {"architecture", "sample"}
-
-
-def test_samples_whose_neighbours_cannot_be_evaluated_are_noticed() -> None:
-    net = Function(2, lambda w, x: w[0] * w[1] * x.log())
-    with pytest.warns(SampleWarning, match="not finite"):
-        found = explain(net, draw(30, 1).abs())
-    assert found.table["symmetry"].tolist() == ["rescaling of 1 unit"]
-
-
-def test_single_precision_and_classes_are_taken() -> None:
-    net = nn.Linear(3, 3)
-    labels = torch.arange(30) % 3
-    found = explain(net, (draw(30, 3).float(), labels), loss_fn=nn.CrossEntropyLoss())
-    assert rows(found) == [("translation in 3 directions", "weight", 3), ("translation in 1 direction", "bias", 1)]
-    assert found.theta.dtype == F64
-
-
-@pytest.mark.parametrize(
-    ("arguments", "match"),
-    [
-        ((nn.Linear(2, 1),), "sample: expected inputs X"),
-        ((HadamardRegression(draw(4, 2), draw(4)), draw(4, 2)), "a Problem has its own"),
-        ((nn.Linear(2, 1), draw(4, 3).float()), "inputs that the module takes"),
-        (("linear", draw(4, 3)), "an nn.Module or a Problem"),
-        ((nn.Linear(40, 40).double(), draw(50, 40)), "at most 512 parameters"),
-    ],
-)
-def test_bad_input_is_refused(arguments: tuple[Any, ...], match: str) -> None:
-    with pytest.raises(InputError, match=match):
-        explain(*arguments)
-
-
-@pytest.mark.parametrize(
-    ("theta", "match"),
-    [(draw(3), "flatten the parameters"), (draw(2, 8), "take one row"), (torch.full((8,), torch.nan), "NaN")],
-)
-def test_bad_points_are_refused(theta: Tensor, match: str) -> None:
-    problem: Problem = HadamardRegression(draw(10, 4), draw(10, seed=1))
-    with pytest.raises(InputError, match=match):
-        explain(problem, theta=theta)

@@ -13,7 +13,7 @@ import torchsde
 from conftest import GivenIncrements
 
 import sdebias as sb
-from sdebias.dynamics.increments import INCREMENTS, MANY, OUTER, SIZE, draw, read
+from sdebias.dynamics.increments import INCREMENTS, MANY, OUTER, PIECE, SIZE, Stream, box_muller, draw, read
 from sdebias.errors import InputError
 
 MOMENTS = {"gaussian": (1, 3, 15), "rademacher": (1, 1, 1), "three-point": (1, 3, 9)}
@@ -60,11 +60,18 @@ def test_words_go_on(kind: str) -> None:
     assert len(torch.unique(increments(kind, steps=70), dim=0)) == 70
 
 
-@pytest.mark.parametrize("count", [MANY - 1, MANY, MANY + 1, 2**20])
+def stream(seed: int) -> Stream:
+    rng = Stream()
+    rng.manual_seed(seed)
+    return rng
+
+
+@pytest.mark.parametrize("count", [MANY - 1, MANY, MANY + 1, PIECE + 1, 2**20])
 def test_normals_of_both_sources_are_normal(count: int) -> None:
     """Kolmogorov–Smirnov of few and many at a false-alarm rate of 1e-3; a deviation 10 % larger is rejected."""
-    sample = draw("gaussian", 1, (count,), torch.Generator().manual_seed(1))[0].double().numpy()
+    sample = draw("gaussian", 1, (count,), stream(1))[0].double().numpy()
     assert len(sample) == count
+    assert len(np.unique(sample)) > 0.98 * count
     assert scipy.stats.kstest(sample, "norm").pvalue > 1e-3
     assert scipy.stats.kstest(sample, "norm", args=(0, 1.1)).pvalue < 1e-3
 
@@ -74,23 +81,31 @@ def test_the_tails_of_many_normals_are_those_of_a_normal() -> None:
 
     The draws come in pairs of one radius: the number of pairs with both beyond 2 is that of independent ones.
     """
-    sample = draw("gaussian", 2**8, (2**16,), torch.Generator().manual_seed(2)).flatten()
+    sample = draw("gaussian", 2**8, (2**16,), stream(2)).flatten()
     assert torch.isfinite(sample).all()
     for bound in (3, 4, 5):
         law = scipy.stats.poisson(2 * scipy.stats.norm.sf(bound) * len(sample))
         assert law.ppf(5e-4) <= int((sample.abs() > bound).sum()) <= law.isf(5e-4)
-    one, two = (half.abs() > 2 for half in sample.chunk(2))
-    law = scipy.stats.poisson((2 * scipy.stats.norm.sf(2)) ** 2 * len(one))
+    one, two = (sample.view(-1, 2, PIECE // 2)[:, k].abs() > 2 for k in (0, 1))
+    law = scipy.stats.poisson((2 * scipy.stats.norm.sf(2)) ** 2 * one.numel())
     assert law.ppf(5e-4) <= int((one & two).sum()) <= law.isf(5e-4)
 
 
 def test_many_normals_come_from_the_stream_alone() -> None:
     """The same seed gives the same normals, the next draw others, and another seed others again."""
-    rng = torch.Generator().manual_seed(3)
+    rng = stream(3)
     first, second = (draw("gaussian", 2, (MANY,), rng) for _ in range(2))
-    assert torch.equal(first, draw("gaussian", 2, (MANY,), torch.Generator().manual_seed(3)))
+    assert torch.equal(first, draw("gaussian", 2, (MANY,), stream(3)))
     assert not torch.equal(first, second)
-    assert not torch.equal(first, draw("gaussian", 2, (MANY,), torch.Generator().manual_seed(4)))
+    assert not torch.equal(first, draw("gaussian", 2, (MANY,), stream(4)))
+
+
+def test_the_largest_of_words_are_finite_normals() -> None:
+    """Words of all bits 0 and 1 are the ends of what u and v can be."""
+    ends = torch.tensor([0, -1, 2**31 - 1, -(2**31)], dtype=torch.int32)
+    normals = box_muller(torch.cartesian_prod(ends, ends).mT, torch.empty(2, 16))
+    assert torch.isfinite(normals).all()
+    assert normals.abs().max() < 7
 
 
 def test_bits_cost_a_fraction_of_a_normal() -> None:

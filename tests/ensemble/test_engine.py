@@ -12,9 +12,11 @@ import pytest
 import torch
 import xarray as xr
 from conftest import regression
+from torch._dynamo.utils import counters
 
 import sdebias as sb
 from sdebias.dynamics.base import Dynamics
+from sdebias.dynamics.increments import MANY, Stream, draw
 from sdebias.ensemble import engine
 from sdebias.ensemble.engine import Engine
 
@@ -72,6 +74,32 @@ def test_compiled_steps_are_the_plain_ones(case: str, caplog: pytest.LogCaptureF
     np.testing.assert_array_equal(again["theta"], compiled["theta"])
 
 
+@pytest.mark.slow
+def test_what_was_compiled_for_other_data_of_the_same_shape_is_used_again(caplog: pytest.LogCaptureFixture) -> None:
+    """The compiler finds the second problem in its cache, and the result is that of the second problem's data."""
+    dynamics = sb.SGDSDE(learning_rate=0.05, substeps=2)
+    problems = [sb.problems.HadamardRegression(X, y) for X, y in (regression(seed=seed) for seed in (0, 1))]
+    run(problems[0], dynamics, compile=True)
+    before = counters["inductor"]["fxgraph_cache_hit"]
+    compiled = run(problems[1], dynamics, compile=True)
+    assert counters["inductor"]["fxgraph_cache_hit"] > before
+    plain = run(problems[1], dynamics, compile=False)
+    np.testing.assert_allclose(compiled["theta"], plain["theta"], rtol=1e-9, atol=1e-12)
+    other = run(problems[0], dynamics, compile=False)
+    assert not np.allclose(compiled["theta"], other["theta"])
+
+
+@pytest.mark.slow
+def test_normals_that_a_compiled_function_makes_are_those_of_the_plain_one() -> None:
+    """Enough trajectories that a chunk's normals are many; the same seed gives the same ensemble again."""
+    problem, dynamics = CASES["toy, isotropic"][0](), CASES["toy, isotropic"][1]
+    rng, plain = Engine(dynamics.bind(problem)).generator(problem.device), Stream()
+    many = [draw("gaussian", 2, (MANY,), one.manual_seed(1)) for one in (rng, plain)]
+    torch.testing.assert_close(*many, rtol=1e-5, atol=1e-6)
+    first, again = (run(problem, dynamics, trajectories=2048, block_size=2048, compile=True) for _ in range(2))
+    np.testing.assert_array_equal(first["theta"], again["theta"])
+
+
 def test_a_failure_is_logged_and_survived(
     problem: sb.problems.HadamardRegression, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -111,10 +139,10 @@ def test_a_chunk_of_another_shape_is_another_function(problem: sb.problems.Hadam
     built = []
 
     class Counting(Engine):
-        def _build(self, inputs: list[torch.Tensor], names: tuple[str, ...], count: int, every: bool) -> Any:
-            built.append((inputs[0].shape[0], count, every))
+        def _build(self, what: str, plain: engine.Chunk, inputs: list[torch.Tensor]) -> Any:
+            built.append((what, inputs[0].shape[0]))
             self.failure = "not wanted"
-            return super()._build(inputs, names, count, every)
+            return super()._build(what, plain, inputs)
 
     bound = sb.SGD(learning_rate=0.05).bind(problem)
     steps = Counting(bound)
@@ -122,7 +150,8 @@ def test_a_chunk_of_another_shape_is_another_function(problem: sb.problems.Hadam
         draws = bound.draw(count, (rows,), torch.Generator())
         states = steps(problem.draw_initial(rows, torch.Generator()), draws, None, count, every)
         assert len(states) == (count if every else 1)
-    assert built == [(4, 3, True), (5, 3, True), (4, 2, True), (4, 3, False)]
+    three = "3 steps of SGD"
+    assert built == [(three, 4), (three, 5), ("2 steps of SGD", 4), (three, 4)]
 
 
 class Recorder:

@@ -126,7 +126,7 @@ def test_what_has_no_law_is_refused() -> None:
         choices = {"noise": "horizontal", "temperature": 0.1, "measure": "predictor", **changes}
         return log_stationary_density(problem, symmetry, theta, **choices)  # type: ignore[arg-type]
 
-    with pytest.raises(SymmetryError, match="noise: expected a compact group for isotropic noise"):
+    with pytest.raises(SymmetryError, match="noise: expected a compact group of isometries for isotropic noise"):
         ask(noise="isotropic")
     with pytest.raises(InputError, match="section: expected balanced points, got a charge off its level by 0.6"):
         ask(torch.tensor([[2.0, 1.0]], dtype=FLOAT), noise="soft_gauge")

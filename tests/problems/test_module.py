@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -242,17 +243,26 @@ class Sequence(nn.Module):
         return self.out((found if isinstance(found, Tensor) else found[0]).mean(1))
 
 
+def old_weight_norm(layer: nn.Module) -> nn.Module:
+    """Apply the function that parametrizations have replaced, which says so."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.utils.weight_norm(layer)
+
+
 SEQUENCES = {
     "lstm": (nn.LSTM(4, 3, num_layers=2, bidirectional=True, batch_first=True), 6),
     "gru": (nn.GRU(4, 3, bias=False, batch_first=True), 3),
     "rnn": (nn.RNN(4, 3, batch_first=True), 3),
     "attention": (nn.MultiheadAttention(4, 2, batch_first=True), 4),
+    "weight norm": (nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)), 3),
+    "old weight norm": (old_weight_norm(nn.Linear(4, 3)), 3),
     "transformer": (nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0, batch_first=True), 4),
 }
 
 
 class TestLayersOfFusedKernels:
-    """Recurrence and attention: gradients of the module itself, second derivatives, per-sample gradients."""
+    """Recurrence, attention, weight norm: gradients of the module itself, second derivatives, per-sample gradients."""
 
     tokens, targets = normal(5, 3, 4), normal(5, 1, seed=1)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...errors import SymmetryError, message
 from ..bundle import Part, Symmetry
+from ..checks import check_symmetry
 from ..gauge import GaugeCoordinates, Matrices, QuadraticForms, quadratic_form
 from ..gauge import matrix_traces as traces_of
 
@@ -29,6 +30,8 @@ class Product(Symmetry):
 
     Raises
     ------
+    InputError
+        If a factor is no symmetry.
     SymmetryError
         If there is none or, in `bind`, two factors that share parameters do not commute.
     """
@@ -36,7 +39,7 @@ class Product(Symmetry):
     def __init__(self, *factors: Symmetry) -> None:
         if not factors:
             raise SymmetryError(message("Product", "at least one factor", "none", "give the groups to combine"))
-        self.factors = factors
+        self.factors = tuple(map(check_symmetry, factors))
 
     def __repr__(self) -> str:
         return f"Product({', '.join(map(repr, self.factors))})"
