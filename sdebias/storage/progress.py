@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..errors import DataError, RunError
-from ..schema import STATUS
 from .directory import PROGRESS, RunDirectory
 from .files import save_text
 from .reading import flagged

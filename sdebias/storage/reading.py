@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 import xarray as xr
 
-from ..dataset import OK
 from ..errors import DataError, message
+from ..schema import OK
 from .parts import Part
 
 REMEDY = "take the file out of the directory, and continue the run with sdebias run --resume"
