@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import queue
 import re
-import sys
 import threading
 import time
 import uuid
@@ -23,6 +21,7 @@ from .._version import __version__
 from ..errors import DataError, InputError, RunError, message
 from ..problems.base import Problem
 from ..storage import RunDirectory
+from .memory import keep_memory
 from .plan import memory_errors, workers
 from .run import Bounds, Make
 from .shard import Report, Shard
@@ -42,8 +41,6 @@ PATIENCE = 10.0
 CONNECT = 10.0
 # A terminal sends Ctrl-C to all processes; the main one decides what becomes of it.
 DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
-# Of malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 class Work(WorkerPlugin):
@@ -64,7 +61,7 @@ class Work(WorkerPlugin):
     def setup(self, worker: Worker) -> None:
         """Prepare the process: a shard has one thread, so that numbers do not depend on how many there are."""
         torch.set_num_threads(1)
-        _keep_memory()
+        keep_memory()
         self.stop = threading.Event()
 
     def teardown(self, worker: Worker) -> None:
@@ -107,18 +104,6 @@ class Work(WorkerPlugin):
                 return directory
         want, remedy = f"the run directory {shard.folder}", "put it on a disk that all workers share"
         raise DataError(message(f"worker {address}", want, "none, or another", remedy))
-
-
-def _keep_memory() -> None:
-    """Let the C library keep memory that is freed for what is allocated next, as it does where nobody interferes.
-
-    dask starts workers with MALLOC_TRIM_THRESHOLD_ = 64 KiB, at which each intermediate tensor is mapped, touched and
-    unmapped anew: steps then take three times as long.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:  # it is glibc's
-        for parameter, size in ((M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**26)):
-            mallopt(parameter, size)
 
 
 def _versions() -> str:

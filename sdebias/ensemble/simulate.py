@@ -14,6 +14,7 @@ from tqdm import tqdm
 from ..dynamics.base import Dynamics
 from ..problems.base import Problem
 from ..symmetry import Symmetry
+from .memory import keep_memory
 from .observables import Function
 from .plan import Initial, make_plan, memory_errors, workers
 from .statistics import Statistic
@@ -137,6 +138,7 @@ def side_by_side(function: Callable[[T], object], items: Sequence[T], workers: i
 
     `stop` is set where one call fails; the others shall look at it, and end.
     """
+    keep_memory()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
