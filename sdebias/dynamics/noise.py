@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import InputError, check_choice, check_flag, check_positive, check_positive_number, message
+from ..errors import InputError, check_flag, check_positive, check_positive_number, message
 from ..problems.base import Problem
+from ..specs import from_named
 from .walk import Rate
 
 if TYPE_CHECKING:
@@ -379,12 +380,8 @@ def as_noise(value: Noise | str | Mapping[str, Any], **options: Any) -> Noise:
     """
     if isinstance(value, Noise):
         return value
-    values = dict(value) if isinstance(value, Mapping) else {"noise": value}
-    kind = NOISES[check_choice("noise", values.pop("noise", "none"), list(NOISES))]
-    if isinstance(value, Mapping) and kind is Gaussian:
+    spec = value if isinstance(value, Mapping) else {"noise": value}
+    if isinstance(value, Mapping) and value.get("noise") == Gaussian.name:
         remedy = "run from Python with the covariance"
         raise InputError(message("noise", "plain data", "a covariance that was given in a call", remedy))
-    try:
-        return kind(**values, **options)
-    except TypeError as error:
-        raise InputError(message("noise", f"the parameters of {kind.name} noise", str(error), "name them")) from None
+    return from_named("noise", NOISES, spec, **options)

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 import scipy.integrate
 
-from ..errors import InputError, check_choice, check_positive_number, message
+from ..errors import check_positive_number
+from ..specs import from_named
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,4 @@ def from_spec(spec: Mapping[str, Any]) -> Schedule:
     InputError
         If the name or a parameter is wrong.
     """
-    values = dict(spec)
-    kind = SCHEDULES[check_choice("learning_rate schedule", values.pop("schedule", "none"), list(SCHEDULES))]
-    try:
-        return kind(**values)
-    except TypeError as error:
-        remedy = "give its parameters by name"
-        raise InputError(message("learning_rate", f"a {kind.name} schedule", str(error), remedy)) from None
+    return from_named("schedule", SCHEDULES, spec)

@@ -73,8 +73,8 @@ def test_the_dataset_holds_rate_and_time(problem: sb.problems.HadamardRegression
     ("spec", "words"),
     [
         ({"schedule": "cosin", "initial": 0.1}, "did you mean 'cosine'"),
-        ({"initial": 0.1}, "learning_rate schedule: expected one of"),
-        ({"schedule": "linear", "initial": 0.1}, "a linear schedule"),
+        ({"initial": 0.1}, "^schedule: expected one of"),
+        ({"schedule": "linear", "initial": 0.1}, "the parameters of linear schedule"),
         ({"schedule": "power", "initial": -0.1, "exponent": 0.5}, "initial: expected a positive"),
     ],
 )

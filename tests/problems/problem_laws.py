@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import pytest
@@ -19,15 +20,15 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-class ProblemLaws:
+class ProblemLaws(ABC):
     """What holds for every model. A subclass gives arrays and options of a small problem with at least 9 samples."""
 
     model: Any
     options: ClassVar[dict[str, Any]] = {}
 
+    @abstractmethod
     def arrays(self, seed: int) -> tuple[Tensor, ...]:
         """Return the arrays of one data set, those that the constructor takes by position."""
-        raise NotImplementedError
 
     def build(self, *arrays: Tensor) -> Problem:
         return self.model(*arrays, **self.options)

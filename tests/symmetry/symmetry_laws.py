@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -59,7 +60,7 @@ def assert_close(got: Tensor, wanted: Tensor, tolerance: float = 1e-9) -> None:
     torch.testing.assert_close(got, wanted, rtol=0, atol=tolerance * (1 + scale))
 
 
-class SymmetryLaws:
+class SymmetryLaws(ABC):
     """Subclass, state the class attributes, and every law is tested."""
 
     symmetry: ClassVar[Symmetry]
@@ -67,9 +68,9 @@ class SymmetryLaws:
     composes: ClassVar[bool] = True  # whether elements have a composition law
 
     @staticmethod
+    @abstractmethod
     def loss(named: Named) -> Tensor:
         """Return per-sample losses that the group leaves unchanged, shape (..., sample)."""
-        raise NotImplementedError
 
     @staticmethod
     def compact_invariants(named: Named) -> Tensor:
@@ -80,9 +81,9 @@ class SymmetryLaws:
         """Return the directions along which the group acts by isometries, shape (k, dim)."""
         return bound.compact_basis(like)
 
+    @abstractmethod
     def degenerate(self, theta: Tensor, layout: ParameterLayout) -> tuple[Tensor, int]:
         """Return a point with an orbit of lower dimension, and that dimension."""
-        raise NotImplementedError
 
     # -- helpers ---------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from ...errors import (
     InputError,
-    check_choice,
     check_count,
     check_number,
     check_positive_number,
@@ -22,6 +21,7 @@ from ...errors import (
     shown,
 )
 from ...pooling import mean_errors
+from ...specs import from_named
 from ..accumulators import Accumulator, Counts, Moments, Sketch
 from ..observables import Observable, canonical
 
@@ -241,13 +241,7 @@ def as_statistic(value: Any) -> Statistic:
     if not isinstance(value, str | Mapping):
         remedy = "for instance 'mean', or sdebias.statistics.Quantiles((0.1, 0.9))"
         raise InputError(message("statistics", "names or statistics", repr(value), remedy))
-    values = dict(value) if isinstance(value, Mapping) else {"statistic": value}
-    kind = STATISTICS[check_choice("statistic", values.pop("statistic", "none"), list(STATISTICS))]
-    try:
-        return kind(**values)
-    except TypeError as error:
-        remedy = "give its parameters by name"
-        raise InputError(message("statistics", f"the parameters of {kind.name}", str(error), remedy)) from None
+    return from_named("statistic", STATISTICS, value if isinstance(value, Mapping) else {"statistic": value})
 
 
 def choose_statistics(statistics: Any, observables: Mapping[str, Observable], last: int) -> tuple[Statistic, ...]:
