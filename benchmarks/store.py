@@ -30,6 +30,7 @@ def measure_one(
 ) -> dict[str, Any]:
     """Return median seconds, peak memory above what was there before, and MiB written, of one way in this process."""
     workload = WORKLOADS["W1"]()
+    model = workload.problem(), workload.dynamics()
     arguments: dict[str, Any] = {"trajectories": trajectories, "steps": steps, "save_every": steps // SAVES}
     arguments |= {"save": KEPT, "compile": True, "progress": False}
     if name == MEMORY:
@@ -42,9 +43,9 @@ def measure_one(
         def call(number: int, **sizes: int) -> float:
             start = time.perf_counter()
             if name == STORED:
-                sb.run(workload.problem(), workload.dynamics(), Path(folder) / str(number), **(arguments | sizes))
+                sb.run(*model, Path(folder) / str(number), **(arguments | sizes))
             else:
-                sb.simulate(workload.problem(), workload.dynamics(), **(arguments | sizes))
+                sb.simulate(*model, **(arguments | sizes))
             return time.perf_counter() - start
 
         call(0, trajectories=min(trajectories, 10_000))  # compiles
