@@ -203,6 +203,10 @@ class Dynamics(ABC):
         """Return the number of solver steps for which random numbers are drawn at once."""
         return chunk
 
+    def windows_ahead(self, window: int, lead: tuple[int, ...]) -> int:
+        """Return the number of windows whose random numbers are drawn at once, on an axis after that of the steps."""
+        return 1
+
     @abstractmethod
     def draw(self, steps: int, lead: tuple[int, ...], generator: torch.Generator) -> Draws:
         """Draw the random numbers of `steps` solver steps of trajectories ([replicate,] trajectory)."""

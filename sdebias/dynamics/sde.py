@@ -26,6 +26,8 @@ from .walk import Draws, Rate
 
 # Name of the Brownian increments among the draws; the arrays of a stream have the names of the problem's data.
 INCREMENT = "increment"
+# Words of random bits, and windows of steps, that are drawn at once at most.
+WORDS_AHEAD, WINDOWS_AHEAD = 2**17, 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -221,6 +223,13 @@ class SGDSDE(Dynamics):
     def stepwise(self) -> bool:
         """Whether the solve is a loop over `advance`, or torchsde's own."""
         return self.engine == "fused" and self.method == "euler"
+
+    def windows_ahead(self, window: int, lead: tuple[int, ...]) -> int:
+        """Return how many windows are drawn at once: several where they are few bits, for which a call takes longest."""
+        if self.increments == "gaussian" or self.bound_problem.stream is not None:
+            return 1
+        words = increments.rows(self.increments, window) * math.prod(lead) * self.noise_channels
+        return min(max(WORDS_AHEAD // words, 1), WINDOWS_AHEAD)
 
     def draw(self, steps: int, lead: tuple[int, ...], generator: torch.Generator) -> Draws:
         """Draw increments, and the fresh pools of a stream, for `steps` solver steps; see `Dynamics.draw`."""

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
-from .increments import WORD_STEPS
-
 if TYPE_CHECKING:
     from .base import Dynamics
 
@@ -19,7 +17,7 @@ Draws: TypeAlias = dict[str, Tensor]
 Advance: TypeAlias = Callable[[Tensor, Draws, Tensor | None, int, bool], list[Tensor]]
 
 # Solver steps that one chunk holds where nothing else limits it: whole words of bits.
-CHUNK = 2 * WORD_STEPS
+CHUNK = 64
 # Numbers that the random draws of a chunk may fill: what a core's own cache holds; on CUDA enough to fill the device.
 CHUNK_NUMBERS = {"cpu": 2**18, "cuda": 2**26}
 
@@ -29,9 +27,11 @@ def longest_chunk(dynamics: Dynamics, trajectories: int) -> int:
     problem = dynamics.bound_problem
     lead = (1,) if problem.replicates is None else (problem.replicates, 1)
     generator = torch.Generator(problem.device).manual_seed(0)
-    one, two = (sum(value.numel() for value in dynamics.draw(steps, lead, generator).values()) for steps in (1, 2))
-    # Bits of one word serve many steps: what counts is what one step more takes.
-    return min(CHUNK, max(CHUNK_NUMBERS[problem.device.type] // max((two - one) * trajectories, 1), 1))
+    # Bits of one word serve up to 32 steps: what counts is what so many further steps take.
+    counts = (1, 1 + 32)
+    few, many = (sum(value.numel() for value in dynamics.draw(count, lead, generator).values()) for count in counts)
+    numbers = max(many - few, 1) * trajectories
+    return min(CHUNK, max(32 * CHUNK_NUMBERS[problem.device.type] // numbers, 1))
 
 
 def advance(
@@ -69,8 +69,8 @@ def advance(
 class Walk:
     """Trajectories of one seed block from a start, advanced segment by segment.
 
-    Random numbers are drawn for windows of a fixed number of solver steps, counted from the start: with the same chunk
-    a path is the same whatever is saved of it.
+    Random numbers are drawn for windows of a fixed number of solver steps, counted from the start, or for several
+    windows at once: with the same chunk a path is the same whatever is saved of it.
 
     Parameters
     ----------
@@ -103,13 +103,14 @@ class Walk:
         self._window = dynamics.window(chunk)
         # A window that is longer than a chunk is a whole number of chunks.
         self._chunk = next(size for size in range(min(chunk, self._window), 0, -1) if self._window % size == 0)
+        self._ahead = dynamics.windows_ahead(self._window, tuple(theta.shape[:-1]))
         self._start, self._at = start, 0
         self._draws: Draws = {}
         self._before_draws = generator.get_state()
 
     def state(self) -> dict[str, Tensor]:
         """Return where the walk stands, for `restore`: θ, the state of the RNG, and the solver steps taken."""
-        whole = self._at % self._window == 0
+        whole = self._at % (self._window * self._ahead) == 0
         rng = self.generator.get_state() if whole else self._before_draws
         return {"theta": self.theta, "rng": rng, "at": torch.tensor(self._at)}
 
@@ -118,7 +119,7 @@ class Walk:
         self.theta = self.dynamics.arrange(state["theta"].to(self.theta.device))
         self.generator.set_state(state["rng"])
         self._at = int(state["at"])
-        if self._at % self._window:
+        if self._at % (self._window * self._ahead):
             self._draw()
 
     @torch.no_grad()
@@ -149,19 +150,24 @@ class Walk:
 
     def _take(self, count: int, every: bool) -> list[Tensor]:
         """Take `count` solver steps, within one chunk."""
-        place = self._at % self._window
-        if place == 0:
+        window, place = divmod(self._at, self._window)
+        if window % self._ahead == place == 0:
             self._draw()
+        draws = self._draws
+        if self._ahead > 1:
+            draws = {name: drawn[:, window % self._ahead] for name, drawn in draws.items()}
         rates = self.dynamics.rates(self._start, self._at, count)
         # A piece of a chunk occurs where the walk is stopped on its way: it is not worth another compiled function.
         if self._advance is None or count < self._chunk:
-            return advance(self.dynamics, self.theta, self._draws, rates, count, every, place)
-        draws = self._draws
+            return advance(self.dynamics, self.theta, draws, rates, count, every, place)
         if self._chunk < self._window:
             draws = {name: drawn[place : place + count] for name, drawn in draws.items()}
         return self._advance(self.theta, draws, rates, count, every)
 
     def _draw(self) -> None:
-        """Draw the random numbers of a window."""
+        """Draw the random numbers of a window, or of several."""
         self._before_draws = self.generator.get_state()
-        self._draws = self.dynamics.draw(self._window, tuple(self.theta.shape[:-1]), self.generator)
+        lead = tuple(self.theta.shape[:-1])
+        if self._ahead > 1:
+            lead = (self._ahead, *lead)
+        self._draws = self.dynamics.draw(self._window, lead, self.generator)

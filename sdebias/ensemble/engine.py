@@ -26,7 +26,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from ..dynamics.base import Dynamics
-from ..dynamics.increments import FastNormals, box_muller
+from ..dynamics.increments import FastBits, box_muller
 from ..dynamics.walk import Draws, advance
 
 log = logging.getLogger("sdebias")
@@ -80,7 +80,7 @@ class Engine:
         """Return an RNG whose normals are made in a compiled function, too, where that is faster."""
         if device.type != "cpu":
             return torch.Generator(device)
-        rng = FastNormals(device)
+        rng = FastBits(device)
         rng.transform = self._normals
         return rng
 

@@ -13,7 +13,7 @@ import torchsde
 from conftest import GivenIncrements
 
 import sdebias as sb
-from sdebias.dynamics.increments import INCREMENTS, MANY, OUTER, SIZE, FastNormals, box_muller, draw, read
+from sdebias.dynamics.increments import INCREMENTS, MANY, OUTER, SIZE, FastBits, box_muller, draw, read
 from sdebias.errors import InputError
 
 MOMENTS = {"gaussian": (1, 3, 15), "rademacher": (1, 1, 1), "three-point": (1, 3, 9)}
@@ -60,8 +60,8 @@ def test_words_go_on(kind: str) -> None:
     assert len(torch.unique(increments(kind, steps=70), dim=0)) == 70
 
 
-def stream(seed: int) -> FastNormals:
-    rng = FastNormals()
+def stream(seed: int) -> FastBits:
+    rng = FastBits()
     rng.manual_seed(seed)
     return rng
 

@@ -16,7 +16,7 @@ from torch._dynamo.utils import counters
 
 import sdebias as sb
 from sdebias.dynamics.base import Dynamics
-from sdebias.dynamics.increments import MANY, FastNormals, draw
+from sdebias.dynamics.increments import MANY, FastBits, draw
 from sdebias.ensemble import engine
 from sdebias.ensemble.engine import Engine
 
@@ -93,7 +93,7 @@ def test_what_was_compiled_for_other_data_of_the_same_shape_is_used_again(caplog
 def test_normals_that_a_compiled_function_makes_are_those_of_the_plain_one() -> None:
     """Enough trajectories that a chunk's normals are many; the same seed gives the same ensemble again."""
     problem, dynamics = CASES["toy, isotropic"][0](), CASES["toy, isotropic"][1]
-    rng, plain = Engine(dynamics.bind(problem)).generator(problem.device), FastNormals()
+    rng, plain = Engine(dynamics.bind(problem)).generator(problem.device), FastBits()
     many = [draw("gaussian", 2, (MANY,), one.manual_seed(1)) for one in (rng, plain)]
     torch.testing.assert_close(*many, rtol=1e-5, atol=1e-6)
     first, again = (run(problem, dynamics, trajectories=2048, block_size=2048, compile=True) for _ in range(2))
