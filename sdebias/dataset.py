@@ -6,13 +6,16 @@ in it.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
+from xarray.indexes import PandasIndex
 
 from .errors import DataError, message, nearest
 from .provenance import provenance
@@ -63,7 +66,7 @@ def make_dataset(
         rate_dims, rate, _ = arrays["learning_rate"]
         coords = {**coords, "time": ((*rate_dims, "step"), np.multiply.outer(rate, np.asarray(coords["step"])))}
     origin = {"kind": kind, "schema_version": SCHEMA_VERSION, **provenance()}
-    dataset = xr.Dataset(arrays, coords=dict(coords), attrs={**origin, **attributes})
+    dataset = xr.Dataset(arrays, coords=_labelled(coords), attrs={**origin, **attributes})
     made = dataset.variables
     if "status" in made:
         flags = {"flag_values": np.array(list(STATUS.values()), np.int8), "flag_meanings": " ".join(STATUS)}
@@ -71,6 +74,31 @@ def make_dataset(
     for coordinate in made.keys() & COORDINATES.keys():
         made[coordinate].attrs = COORDINATES[str(coordinate)]
     return validate(dataset, kind)
+
+
+def _labelled(coords: Mapping[str, Any]) -> xr.Coordinates:
+    """Return coordinates with their indexes, which takes half of the time that `xr.Dataset` takes to find them."""
+    variables: dict[Any, xr.Variable] = {}
+    indexes: dict[str, PandasIndex] = {}
+    for name, values in coords.items():
+        if isinstance(values, tuple):  # (dims, values)
+            variables[name] = xr.Variable(*values)
+        else:
+            names = isinstance(values, list) and all(isinstance(value, str) for value in values)
+            indexes[name] = _names(name, tuple(values)) if names else _index(name, values)
+            variables |= indexes[name].create_variables()
+    return xr.Coordinates(variables, indexes=indexes)
+
+
+@functools.lru_cache(maxsize=64)
+def _names(dim: str, names: tuple[str, ...]) -> PandasIndex:
+    """Return the index of an axis of names: the same ones in every call, for which pandas takes long."""
+    return _index(dim, names)
+
+
+def _index(dim: str, labels: Any) -> PandasIndex:
+    labels = labels if isinstance(labels, pd.Index) else np.asarray(labels)
+    return PandasIndex(labels, dim, coord_dtype=labels.dtype)
 
 
 def data_attributes(name: str) -> dict[str, str]:
@@ -129,7 +157,8 @@ def _check_labels(dataset: xr.Dataset) -> None:
     for dim in [dim for dim in LABELLED if dim in dataset.coords]:
         labels = dataset.variables[dim].to_index()
         if dim == "step":
-            good = labels.dtype.kind in "iuf" and bool((np.diff(labels) > 0).all()) and bool(np.isfinite(labels).all())
+            good = labels.dtype.kind in "iuf" and labels.is_monotonic_increasing and labels.is_unique
+            good = good and (labels.dtype.kind != "f" or bool(np.isfinite(labels).all()))
         else:
             good = labels.is_unique
         if not good:

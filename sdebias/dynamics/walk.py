@@ -28,10 +28,10 @@ def longest_chunk(dynamics: Dynamics, trajectories: int) -> int:
     lead = (1,) if problem.replicates is None else (problem.replicates, 1)
     generator = torch.Generator(problem.device).manual_seed(0)
     # Bits of one word serve up to 32 steps: what counts is what so many further steps take.
-    counts = (1, 1 + 32)
-    few, many = (sum(value.numel() for value in dynamics.draw(count, lead, generator).values()) for count in counts)
-    numbers = max(many - few, 1) * trajectories
-    return min(CHUNK, max(32 * CHUNK_NUMBERS[problem.device.type] // numbers, 1))
+    longest = dynamics.window(1 + 32)
+    few, many = (sum(value.numel() for value in dynamics.draw(count, lead, generator).values()) for count in (1, longest))
+    each = (many - few) / (longest - 1) if longest > 1 else many
+    return min(CHUNK, max(int(CHUNK_NUMBERS[problem.device.type] / max(each * trajectories, 1)), 1))
 
 
 def advance(

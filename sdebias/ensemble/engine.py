@@ -31,6 +31,10 @@ from ..dynamics.walk import Draws, advance
 
 log = logging.getLogger("sdebias")
 
+# Results that one loop over the trajectories computes, of some dozens of operations each. Each step waits for the one
+# before it: a processor works on several trajectories at once only where it sees the end of a loop's body ahead.
+FUSED = 8
+
 Chunk = Callable[..., list[Tensor]]  # inputs: θ, draws, and η where it is not constant
 # Compiled chunks of each problem, so that a second call with the same dynamics and shapes compiles nothing.
 _compiled: weakref.WeakKeyDictionary[Any, dict[Hashable, Chunk]] = weakref.WeakKeyDictionary()
@@ -130,7 +134,8 @@ def compiled(chunk: Chunk, inputs: list[Tensor]) -> Chunk:
     # The compiler keeps what it made for the next process only where it may ask a `ShapeEnv` what it took for granted.
     mode = FakeTensorMode(shape_env=ShapeEnv())
     examples: list[Any] = [mode.from_tensor(value, static_shapes=True) for value in inputs]
-    function: Chunk = torch._inductor.compile(graph, examples, options={"cpp_wrapper": True})
+    options = {"cpp_wrapper": True, "max_fusion_size": FUSED}
+    function: Chunk = torch._inductor.compile(graph, examples, options=options)
     function(*inputs)
     return function
 

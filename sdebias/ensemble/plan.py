@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
 from torch import Tensor
@@ -169,9 +170,9 @@ class Plan:
         saves = slice(since, since + record.saves)
         coords = {**record.coords(), "step": np.asarray(self.grid[saves])}
         if not self.statistics:
-            coords["trajectory"] = np.arange(first, first + record.status.shape[-1])
+            coords["trajectory"] = pd.RangeIndex(first, first + record.status.shape[-1])
         if problem.replicates is not None:
-            coords["replicate"] = np.arange(problem.replicates)
+            coords["replicate"] = pd.RangeIndex(problem.replicates)
         rates: dict[str, Any] = dynamics.variables()
         for name, value in rates.items():
             if isinstance(value, Schedule):

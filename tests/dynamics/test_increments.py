@@ -11,23 +11,43 @@ import scipy.stats
 import torch
 import torchsde
 from conftest import GivenIncrements
+from numpy.polynomial import Polynomial
 
 import sdebias as sb
-from sdebias.dynamics.increments import INCREMENTS, MANY, OUTER, SIZE, FastBits, box_muller, draw, read
+from sdebias.dynamics.increments import (
+    COSINE,
+    INCREMENTS,
+    LOGARITHM,
+    MANY,
+    OUTER,
+    SINE,
+    SIZE,
+    FastBits,
+    box_muller,
+    draw,
+    read,
+)
 from sdebias.errors import InputError
 
+SOURCES = (torch.Generator, FastBits)
 MOMENTS = {"gaussian": (1, 3, 15), "rademacher": (1, 1, 1), "three-point": (1, 3, 9)}
 
 
-def increments(kind: str, steps: int = 32, shape: tuple[int, ...] = (250, 50), seed: int = 0) -> torch.Tensor:
-    drawn = draw(kind, steps, shape, torch.Generator().manual_seed(seed))
+def increments(
+    kind: str,
+    steps: int = 32,
+    shape: tuple[int, ...] = (250, 50),
+    source: type[torch.Generator] = torch.Generator,
+) -> torch.Tensor:
+    drawn = draw(kind, steps, shape, source().manual_seed(0))
     return torch.stack([read(kind, drawn, step, torch.float64) for step in range(steps)])
 
 
+@pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("kind", INCREMENTS)
-def test_moments(kind: str) -> None:
+def test_moments(kind: str, source: type[torch.Generator]) -> None:
     """Of 400,000 increments, within 4.5 standard errors: false alarm 7e-6 each; moments 10 % off are refused."""
-    values = increments(kind)
+    values = increments(kind, source=source)
     for power, moment in zip((2, 4, 6), MOMENTS[kind], strict=True):
         error = max(float(values.pow(power).std()) / values.numel() ** 0.5, 1e-4)
         assert abs(float(values.pow(power).mean()) - moment) < 4.5 * error
@@ -43,10 +63,11 @@ def test_three_points_are_exact_where_it_counts() -> None:
     assert set(np.round(np.unique(increments("three-point")), 3)) == {-1.732, 0.0, 1.732}
 
 
+@pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("kind", INCREMENTS)
-def test_steps_and_channels_are_independent(kind: str) -> None:
+def test_steps_and_channels_are_independent(kind: str, source: type[torch.Generator]) -> None:
     """Correlations of steps and of neighbouring channels are N(0, 1/12,500): false alarm 1e-3 after Bonferroni."""
-    values = increments(kind)
+    values = increments(kind, source=source)
     rows = values.flatten(1)
     pairs = [torch.corrcoef(rows).triu(1)[tuple(zip(*itertools.combinations(range(32), 2), strict=True))]]
     channels = values[..., 1:].flatten().unsqueeze(0), values[..., :-1].flatten().unsqueeze(0)
@@ -103,9 +124,37 @@ def test_many_normals_come_from_the_stream_alone() -> None:
 def test_the_largest_of_words_are_finite_normals() -> None:
     """Words of all bits 0 and 1 are the ends of what u and v can be."""
     ends = torch.tensor([0, -1, 2**31 - 1, -(2**31)], dtype=torch.int32)
-    normals = box_muller(torch.cartesian_prod(ends, ends).mT, torch.empty(2, 16))
-    assert torch.isfinite(normals).all()
-    assert normals.abs().max() < 7
+    words = torch.cartesian_prod(ends, ends).mT.contiguous()
+    normals = box_muller(words.view(torch.float32), torch.empty(2, 16)).double()
+    u, v = words.double()
+    radius = (-2 * ((u + 0.5).abs() * 2.0**-31).log()).sqrt()
+    assert torch.allclose(normals.norm(dim=0), radius, rtol=1e-6, atol=1e-4)  # u next to 1 is 1 in float32
+    angle = (((v % 2.0**31) - 2.0**30) * 2.0**-30 * np.pi / 4).tan().abs()
+    assert torch.allclose(normals.abs().amin(0), angle * normals.abs().amax(0), rtol=1e-6, atol=1e-6)
+    assert normals.norm(dim=0).max() == pytest.approx((64 * np.log(2)) ** 0.5, rel=1e-6)
+
+
+def test_normals_fill_all_quadrants_alike() -> None:
+    """Angles of 2^20 pairs are uniform on the circle and independent of radii: false alarms 1e-3 each."""
+    first, second = draw("gaussian", 1, (2**21,), stream(5)).double().view(2, -1)
+    angle = torch.atan2(second, first)
+    sixteenths = torch.histc(angle, 16, -np.pi, np.pi).numpy()
+    assert scipy.stats.chisquare(sixteenths).pvalue > 1e-3
+    far = first.square() + second.square() > 2
+    table = [torch.histc(angle[part], 16, -np.pi, np.pi).numpy() for part in (far, ~far)]
+    assert scipy.stats.chi2_contingency(table).pvalue > 1e-3
+    skewed = sixteenths * (1 + 0.1 * (np.arange(16) == 3))  # a twin: one sixteenth 10 % too likely
+    assert scipy.stats.chisquare(skewed * sixteenths.sum() / skewed.sum()).pvalue < 1e-3
+
+
+def test_polynomials_are_those_of_the_functions() -> None:
+    """Logarithm, sine and cosine to less than half the last place of float32, relative."""
+    x = np.linspace(2**-0.5 - 1, 2**0.5 - 1, 100_001)
+    x = x[np.abs(x) > 1e-9]
+    assert np.allclose(x * Polynomial(LOGARITHM)(x), -2 * np.log1p(x), rtol=6e-8, atol=0)
+    angle = np.linspace(1e-6, 1, 100_001)
+    assert np.allclose(angle * Polynomial(SINE)(angle**2), np.sin(np.pi / 4 * angle), rtol=6e-8, atol=0)
+    assert np.allclose(Polynomial(COSINE)(angle**2), np.cos(np.pi / 4 * angle), rtol=6e-8, atol=0)
 
 
 def test_bits_cost_a_fraction_of_a_normal() -> None:

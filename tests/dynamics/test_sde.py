@@ -157,7 +157,9 @@ def test_engine_equals_torchsde_on_the_same_increments(
     sde = sde.bind(problem, sb.symmetry.Rescaling("p", "q"))
     theta = problem.draw_initial(3, torch.Generator().manual_seed(1))
     path = sde.integrate(theta, [0, 1, 3], torch.Generator().manual_seed(9))
-    draws = sde.draw(12, tuple(theta.shape[:-1]), torch.Generator().manual_seed(9))["increment"]
+    lead = tuple(theta.shape[:-1])
+    ahead = (sde.windows_ahead(12, lead), *lead)
+    draws = sde.draw(12, ahead, torch.Generator().manual_seed(9))["increment"][:, 0]
     increments = torch.stack([0.5 * read(kind, draws, step, torch.float64) for step in range(12)])
     with torch.no_grad():
         solved = torchsde.sdeint(
