@@ -146,7 +146,8 @@ def side_by_side(function: Callable[[T], object], items: Sequence[T], workers: i
             for item in items:
                 function(item)
             return
-        with ThreadPoolExecutor(min(workers, len(items))) as pool:
+        # OpenMP counts for each thread anew: without this, each of ours would have a team of its own, and all wait.
+        with ThreadPoolExecutor(min(workers, len(items)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
             try:
                 for done in as_completed([pool.submit(function, item) for item in items]):
                     done.result()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from conftest import DEVICES, regression
 import sdebias as sb
 from sdebias.dynamics.base import Dynamics
 from sdebias.ensemble.plan import Plan, ensemble_bytes, save_grid
+from sdebias.ensemble.simulate import side_by_side
 from sdebias.errors import InputError, RunError, SymmetryError
 
 SGD = sb.SGD(learning_rate=0.05)
@@ -249,3 +251,16 @@ class TestRefusals:
 def test_save_grid_defaults() -> None:
     assert save_grid(40) == list(range(0, 41, 2))
     assert save_grid(7) == list(range(8))
+
+
+def test_blocks_side_by_side_have_one_thread_each() -> None:
+    """OpenMP counts for each thread: a new one would have a team of its own, as large as the machine."""
+    seen: list[int] = []
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        side_by_side(lambda _: seen.append(torch.get_num_threads()), range(4), 2, threading.Event())
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1, 1, 1, 1]
