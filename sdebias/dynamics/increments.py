@@ -34,7 +34,9 @@ HALF_ROOT = 0x3F3504F3
 MANTISSA = 0x007FFFFF
 
 
-def _coefficients(function: Callable[[np.ndarray], np.ndarray], degree: int, domain: tuple[float, float]) -> list[float]:
+def _coefficients(
+    function: Callable[[np.ndarray], np.ndarray], degree: int, domain: tuple[float, float]
+) -> list[float]:
     """Return the coefficients, from the constant on, of a polynomial that is close to a function on a domain."""
     fit = Chebyshev.interpolate(function, degree, domain).convert(kind=Polynomial)
     return [float(value) for value in fit.coef]

@@ -29,7 +29,9 @@ def longest_chunk(dynamics: Dynamics, trajectories: int) -> int:
     generator = torch.Generator(problem.device).manual_seed(0)
     # Bits of one word serve up to 32 steps: what counts is what so many further steps take.
     longest = dynamics.window(1 + 32)
-    few, many = (sum(value.numel() for value in dynamics.draw(count, lead, generator).values()) for count in (1, longest))
+    few, many = (
+        sum(value.numel() for value in dynamics.draw(count, lead, generator).values()) for count in (1, longest)
+    )
     each = (many - few) / (longest - 1) if longest > 1 else many
     return min(CHUNK, max(int(CHUNK_NUMBERS[problem.device.type] / max(each * trajectories, 1)), 1))
 

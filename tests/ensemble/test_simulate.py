@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,6 @@ from conftest import DEVICES, regression
 import sdebias as sb
 from sdebias.dynamics.base import Dynamics
 from sdebias.ensemble.plan import Plan, ensemble_bytes, save_grid
-from sdebias.ensemble.simulate import side_by_side
 from sdebias.errors import InputError, RunError, SymmetryError
 
 SGD = sb.SGD(learning_rate=0.05)
@@ -253,14 +254,25 @@ def test_save_grid_defaults() -> None:
     assert save_grid(7) == list(range(8))
 
 
+TEAMS = """
+import threading, psutil, torch
+from sdebias.ensemble.simulate import side_by_side
+
+large, seen = torch.rand(400, 400), []
+
+def block(_):
+    large @ large
+    seen.append(psutil.Process().num_threads())
+
+torch.set_num_threads(1)
+before = psutil.Process().num_threads()
+side_by_side(block, range(4), 2, threading.Event())
+print(max(seen) - before)
+"""
+
+
 def test_blocks_side_by_side_have_one_thread_each() -> None:
-    """OpenMP counts for each thread: a new one would have a team of its own, as large as the machine."""
-    seen: list[int] = []
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        side_by_side(lambda _: seen.append(torch.get_num_threads()), range(4), 2, threading.Event())
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
-    assert seen == [1, 1, 1, 1]
+    """OpenMP counts for each thread: without care, each of ours has a team of its own for matrix products."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", TEAMS], capture_output=True, text=True, check=True, env=environment)
+    assert int(done.stdout) == 2
