@@ -225,7 +225,7 @@ class SGDSDE(Dynamics):
         return self.engine == "fused" and self.method == "euler"
 
     def windows_ahead(self, window: int, lead: tuple[int, ...]) -> int:
-        """Return how many windows are drawn at once: several where they are few bits, for which a call takes longest."""
+        """Return how many windows are drawn at once: several where they are few bits, for which calls take longest."""
         if self.increments == "gaussian" or self.bound_problem.stream is not None:
             return 1
         words = increments.rows(self.increments, window) * math.prod(lead) * self.noise_channels

@@ -201,7 +201,7 @@ def _pieces(
     block, saves = plan.sizes.block, len(plan.grid)
     room = LEG_BYTES if memory is None else min(LEG_BYTES, parse_memory(memory) // (4 * workers(plan.problem)))
     work = max(plan.sizes.numbers * block * plan.grid[-1] * plan.dynamics.substeps, 1)
-    few = max(SHARD_NUMBERS // work, min(4 * SHARD_NUMBERS // work, plan.blocks // FEW_SHARDS))
+    few = max(SHARD_NUMBERS // work, min(4 * SHARD_NUMBERS // work, -(-plan.blocks // FEW_SHARDS)))
     blocks = max(1, min(max(few, plan.blocks // SHARDS), room // max(plan.result_bytes(block, saves), 1)))
     # A block that was not used up is walked again, alone, for the trajectories that it has left.
     begun = shards[-1][1] if shards else 0
