@@ -30,7 +30,8 @@ from .engine import Engine
 from .observables import Function, Observable, choose_observables
 from .record import Record, Recorder
 from .sizes import Sizes, choose_sizes, parse_memory, result_bytes
-from .statistics import Statistic, Summary, choose_statistics
+from .statistics import Statistic, choose_statistics
+from .statistics.summary import Summary
 from .streams import block_seeds
 
 SAVES_PER_SEGMENT = 8

@@ -15,4 +15,3 @@ from .kinds import Statistic as Statistic
 from .kinds import Variance as Variance
 from .kinds import as_statistic as as_statistic
 from .kinds import choose_statistics as choose_statistics
-from .summary import Summary as Summary
