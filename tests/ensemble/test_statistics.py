@@ -19,10 +19,10 @@ from sdebias.ensemble.statistics import (
     Histogram,
     Mean,
     Quantiles,
-    Summary,
     Variance,
     as_statistic,
 )
+from sdebias.ensemble.statistics.summary import Summary
 from sdebias.errors import DataError, InputError
 
 SGD = sb.SGD(learning_rate=0.05)
