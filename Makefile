@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
-# Figures are drawn side by side, each on one thread.
+# Tests and figures run side by side, each on one thread.
 JOBS ?= 2
 FIGURES = $(patsubst experiments/%.py,experiments.%,$(sort $(wildcard experiments/fig*.py experiments/beyond_*.py)))
 
@@ -13,10 +13,10 @@ run: $(READY) ## the main job: orbit drift of SGD and its SDE on the diabetes da
 	$(BIN)/sdebias run experiments/diabetes.toml --overwrite
 
 test: $(READY) ## the tests, without the slow ones
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m "not slow"
 
 test-all: $(READY) ## all tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 
 fuzz: $(READY) ## 2,000 mutated configurations and 500 mutated files
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python tests/fuzz/campaign.py

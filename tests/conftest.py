@@ -13,7 +13,7 @@ import xarray as xr
 import sdebias as sb
 from experiments.faults import Job, parts_of, small_job, small_pieces
 from sdebias.dynamics.brownian import SequentialBrownian
-from sdebias.ensemble import engine
+from sdebias.ensemble import compiling
 from sdebias.storage import RunDirectory
 
 ROOT = Path(__file__).parents[1]
@@ -82,7 +82,7 @@ def replicated() -> sb.problems.HadamardRegression:
 @pytest.fixture
 def plain_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the steps of a chunk as they are, where the seconds of the compiler are not the subject."""
-    monkeypatch.setattr(engine, "compiled", lambda chunk, inputs: chunk)
+    monkeypatch.setattr(compiling, "compiled", lambda chunk, inputs: chunk)
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from torch._dynamo.utils import counters
 import sdebias as sb
 from sdebias.dynamics.base import Dynamics
 from sdebias.dynamics.increments import MANY, FastBits, draw
-from sdebias.ensemble import engine
+from sdebias.dynamics.walk import advance
+from sdebias.ensemble import compiling
 from sdebias.ensemble.engine import Engine
 
 
@@ -106,7 +107,7 @@ def test_a_failure_is_logged_and_survived(
     def fail(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("no compiler\nhere")
 
-    monkeypatch.setattr(engine, "make_fx", fail)
+    monkeypatch.setattr(compiling, "make_fx", fail)
     dynamics = sb.SGD(learning_rate=0.05)
     ens = run(problem, dynamics, compile=True)
     assert "RuntimeError: no compiler here" in caplog.text
@@ -126,8 +127,8 @@ def test_joined_parts_are_joined_where_the_whole_is_needed(interleaved: bool) ->
         return [theta, theta @ torch.eye(3)]
 
     theta, noise = (torch.randn(*lead, 3, 5).mT if not interleaved else torch.randn(*lead, 5, 3) for lead in ((), (3,)))
-    graph = engine.make_fx(steps)(theta, noise)
-    parted = engine.make_fx(engine._ByParts(graph, interleaved).run)(theta, noise)
+    graph = compiling.make_fx(steps)(theta, noise)
+    parted = compiling.make_fx(compiling._ByParts(graph, interleaved).run)(theta, noise)
     nodes = [len(g.graph.find_nodes(op="call_function", target=torch.ops.aten.cat.default)) for g in (graph, parted)]
     assert nodes == [3, 1]
     for found, wanted in zip(parted(theta, noise), steps(theta, noise), strict=True):
@@ -139,7 +140,7 @@ def test_a_chunk_of_another_shape_is_another_function(problem: sb.problems.Hadam
     built = []
 
     class Counting(Engine):
-        def _build(self, what: str, plain: engine.Chunk, inputs: list[torch.Tensor]) -> Any:
+        def _build(self, what: str, plain: compiling.Chunk, inputs: list[torch.Tensor]) -> Any:
             built.append((what, inputs[0].shape[0]))
             self.failure = "not wanted"
             return super()._build(what, plain, inputs)
@@ -157,7 +158,7 @@ def test_a_chunk_of_another_shape_is_another_function(problem: sb.problems.Hadam
 class Recorder:
     """A chunk that remembers what it was last called with and what it returned: the buffers of a CUDA graph."""
 
-    def __init__(self, chunk: engine.Chunk) -> None:
+    def __init__(self, chunk: compiling.Chunk) -> None:
         self.chunk = chunk
 
     def __call__(self, *inputs: torch.Tensor) -> list[torch.Tensor]:
@@ -175,7 +176,7 @@ def test_a_captured_chunk_reads_its_inputs_anew(
 ) -> None:
     """The graph of a GPU is played by a recorder of the chunk's buffers: what is tested is what goes in and out."""
     bound = sb.SGDSDE(learning_rate=sb.schedule.cosine(0.1, 0.01, 12), substeps=2).bind(problem)
-    recorder = Recorder(lambda theta, v, rates: engine.advance(bound, theta, {"increment": v}, rates, 3, every))
+    recorder = Recorder(lambda theta, v, rates: advance(bound, theta, {"increment": v}, rates, 3, every))
     for name in ("Stream", "current_stream"):
         monkeypatch.setattr(torch.cuda, name, lambda device: MagicMock())
     for name in ("stream", "graph"):
@@ -188,7 +189,7 @@ def test_a_captured_chunk_reads_its_inputs_anew(
         assert rates is not None
         return [problem.draw_initial(4, rng), bound.draw(3, (4,), rng)["increment"], rates]
 
-    replay = engine.captured(recorder, inputs(0))
+    replay = compiling.captured(recorder, inputs(0))
     found = [replay(*inputs(seed)) for seed in (1, 2)]
     for states, seed in zip(found, (1, 2), strict=True):
         torch.testing.assert_close(states, recorder.chunk(*inputs(seed)))

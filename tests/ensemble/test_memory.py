@@ -10,8 +10,8 @@ import pytest
 
 COUNT = """
 import resource, sys, torch
-from sdebias.ensemble.memory import keep_memory
 if sys.argv[1] == "kept":
+    from sdebias.ensemble.memory import keep_memory
     keep_memory()
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 torch.zeros(2**18)
