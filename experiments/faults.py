@@ -37,8 +37,11 @@ CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 
 @contextmanager
 def small_pieces(leg_bytes: int = 2**15) -> Iterator[None]:
-    """Make every seed block a shard, of many legs, so that files are written often."""
-    with mock.patch.multiple("sdebias.ensemble.run", LEG_BYTES=leg_bytes, SHARD_NUMBERS=1):
+    """Make every seed block a shard, of many legs of short segments, so that files are written often."""
+    with (
+        mock.patch.multiple("sdebias.ensemble.run", LEG_BYTES=leg_bytes, SHARD_NUMBERS=1),
+        mock.patch("sdebias.ensemble.sizes.SAVES_PER_SEGMENT", (8, 8)),
+    ):
         yield
 
 

@@ -6,9 +6,8 @@ Moments do up to rounding, and to the last bit where the order is the same.
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
@@ -98,7 +97,21 @@ def pool_trajectories(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     parts : sequence of xr.Dataset
         Of the same observables, statistics and steps.
     """
-    return functools.reduce(_add, _same_keys(parts))
+    first, *others = parts = _same_keys(parts)
+    if not others:
+        return first
+    summed = [
+        "trajectories_used",
+        *(name for what in ("count", "histogram", "sketch") for name in _named(first, what).values()),
+    ]
+    found = {name: first[name].copy(data=sum(part[name].values for part in parts)) for name in summed}
+    found |= _spread(parts) | _quantiles(first, found)
+    status = xr.concat([part["status"].reset_coords(drop=True) for part in parts], "trajectory")
+    dealt = [f"{observable}_trajectories" for observable in _named(first, "histogram")]
+    sums = {name: first[name].copy(data=sum(part[name].values for part in parts)) for name in dealt}
+    # The variables that were changed still carry the coordinates of the first part.
+    changed = {name: variable.reset_coords(drop=True) for name, variable in found.items()}
+    return first.drop_vars("status").assign({"status": status, **changed}).assign_coords(sums)
 
 
 def pool_steps(legs: Sequence[xr.Dataset]) -> xr.Dataset:
@@ -114,17 +127,15 @@ def pool_steps(legs: Sequence[xr.Dataset]) -> xr.Dataset:
     return whole.assign(status=legs[-1]["status"], **sums).assign_coords(most)
 
 
-def _add(one: xr.Dataset, other: xr.Dataset) -> xr.Dataset:
-    """Add trajectories that come after."""
-    found = {
-        "trajectories_used": one["trajectories_used"].copy(data=one["trajectories_used"] + other["trajectories_used"])
-    }
-    for what in ("count", "histogram", "sketch"):
-        for name in _named(one, what).values():
-            found[name] = one[name].copy(data=one[name].values + other[name].values)
-    for observable in _named(one, "mean"):
-        kind = "covariance" if f"{observable}_covariance" in one else "variance"
-        count, mean, moment = add_moments(*_moments(one, observable, kind), _moments(other, observable, kind))
+def _spread(parts: Sequence[xr.Dataset]) -> dict[str, xr.DataArray]:
+    """Return means and what comes from second moments, of all parts."""
+    first = parts[0]
+    found: dict[str, xr.DataArray] = {}
+    for observable in _named(first, "mean"):
+        kind = "covariance" if f"{observable}_covariance" in first else "variance"
+        count, mean, moment = _moments(first, observable, kind)
+        for part in parts[1:]:
+            count, mean, moment = add_moments(count, mean, moment, _moments(part, observable, kind))
         spread = variances(count, moment)
         variance = np.diagonal(spread, axis1=-2, axis2=-1) if kind == "covariance" else spread
         new = {
@@ -133,21 +144,24 @@ def _add(one: xr.Dataset, other: xr.Dataset) -> xr.Dataset:
             "mean_error": mean_errors(count, variance),
             "covariance": spread,
         }
-        names = {what: f"{observable}_{what}" for what in new}
-        found |= {n: one[n].copy(data=new[what].reshape(one[n].shape)) for what, n in names.items() if n in one}
-    for observable, name in _named(one, "quantile").items():
-        sketch, quantile = found[f"{observable}_sketch"], one[name]
-        first = int(one[f"{observable}_key"][0]) if sketch.shape[-1] else 0
+        names = {f"{observable}_{what}": array for what, array in new.items()}
+        found |= {
+            name: first[name].copy(data=a.reshape(first[name].shape)) for name, a in names.items() if name in first
+        }
+    return found
+
+
+def _quantiles(first: xr.Dataset, sums: Mapping[str, xr.DataArray]) -> dict[str, xr.DataArray]:
+    """Return quantiles, with the attributes of the first part, from the sum of all sketches."""
+    found = {}
+    for observable, name in _named(first, "quantile").items():
+        sketch, quantile = sums[f"{observable}_sketch"], first[name]
+        lowest = int(first[f"{observable}_key"][0]) if sketch.shape[-1] else 0
         accuracy, smallest = (float(quantile.attrs[key]) for key in ("relative_accuracy", "counts_as_zero"))
-        again = sketch_quantiles(sketch.values, first, quantile["quantile"].values.tolist(), accuracy, smallest)
+        again = sketch_quantiles(sketch.values, lowest, quantile["quantile"].values.tolist(), accuracy, smallest)
         dims = ("quantile", *sketch.dims[:-1])
         found[name] = xr.DataArray(again, dims=dims, attrs=quantile.attrs).transpose(*quantile.dims)
-    status = xr.concat([each["status"].reset_coords(drop=True) for each in (one, other)], "trajectory")
-    dealt = [f"{observable}_trajectories" for observable in _named(one, "histogram")]
-    sums = {name: one[name].copy(data=one[name].values + other[name].values) for name in dealt}
-    # The variables that were changed still carry the coordinates of the one part.
-    changed = {name: variable.reset_coords(drop=True) for name, variable in found.items()}
-    return one.drop_vars("status").assign({"status": status, **changed}).assign_coords(sums)
+    return found
 
 
 def _moments(dataset: xr.Dataset, observable: str, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

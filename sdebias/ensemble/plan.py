@@ -34,7 +34,6 @@ from .statistics import Statistic, choose_statistics
 from .statistics.summary import Summary
 from .streams import block_seeds
 
-SAVES_PER_SEGMENT = 8
 # Work, in numbers written, above which compiling pays: about a minute without.
 COMPILE_NUMBERS = 5e10
 # A whole number in a list of Python's.
@@ -106,8 +105,8 @@ class Plan:
 
     def segments(self, since: int, until: int) -> list[tuple[int, list[int]]]:
         """Return the pieces that a walk takes at once from save `since` to before `until`: first save, and steps."""
-        starts = range(since, until - 1, SAVES_PER_SEGMENT)
-        return [(at, self.grid[at : min(at + SAVES_PER_SEGMENT + 1, until)]) for at in starts]
+        starts = range(since, until - 1, self.sizes.saves)
+        return [(at, self.grid[at : min(at + self.sizes.saves + 1, until)]) for at in starts]
 
     @cached_property
     def engine(self) -> Engine | None:
@@ -237,9 +236,8 @@ def make_plan(
         results = _kept_bytes(problem, observables, chosen, trajectories, grid)
         results = results if held is None else min(results, held)
         budget = _working_memory(budget, results) // workers(problem)
-    saves = min(SAVES_PER_SEGMENT, len(grid) - 1)
     with memory_errors():
-        sizes = choose_sizes(dynamics, saves=saves, interval=grid[1], block=block_size, budget=budget)
+        sizes = choose_sizes(dynamics, saves=len(grid) - 1, interval=grid[1], block=block_size, budget=budget)
     if compile is None:
         work = sizes.numbers * trajectories * steps * dynamics.substeps
         compile = problem.device.type == "cuda" or work > COMPILE_NUMBERS  # a CUDA graph costs no compiler

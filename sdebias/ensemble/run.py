@@ -27,7 +27,7 @@ from ..storage.parts import Part
 from ..storage.progress import Progress
 from ..symmetry import Symmetry
 from .observables import Function
-from .plan import SAVES_PER_SEGMENT, Initial, Plan, make_plan, memory_errors, workers
+from .plan import Initial, Plan, make_plan, memory_errors, workers
 from .shard import Report, Shard
 from .simulate import progress_bar, side_by_side
 from .sizes import parse_memory
@@ -208,8 +208,8 @@ def _pieces(
     whole = min(-(-begun // block) * block, plan.trajectories)
     shards = [*shards, *_ranges(begun, whole, block), *_ranges(whole, plan.trajectories, blocks * block)]
     widest = max(last - first for first, last in shards)
-    segments = -(-room // max(plan.result_bytes(widest, SAVES_PER_SEGMENT), 1))
-    legs = [*legs, *_ranges(legs[-1][1] if legs else 1, saves, segments * SAVES_PER_SEGMENT)]
+    segments = -(-room // max(plan.result_bytes(widest, plan.sizes.saves), 1))
+    legs = [*legs, *_ranges(legs[-1][1] if legs else 1, saves, segments * plan.sizes.saves)]
     return shards, [(0, legs[0][1]), *legs[1:]]  # the start is saved with the first leg
 
 

@@ -22,6 +22,12 @@ STEP_NUMBERS = {"cpu": 3 * 2**18, "cuda": 2**26}
 LARGEST_BLOCK = {"cpu": 2**11, "cuda": 2**16}
 SMALLEST_BLOCK = 64
 
+# Saves that a block is walked through at once, before they are recorded and a run may stop: as many as the second
+# number where the steps between them, and their states, are so few numbers. Each time costs a millisecond.
+SAVES_PER_SEGMENT = (8, 32)
+SEGMENT_NUMBERS = 2**27
+STATE_NUMBERS = 2**20
+
 # Operations that one compiled chunk may hold: compilers take seconds for hundreds of them. More pay where a compiler
 # fuses the steps with each other, else they only spare a call, of the cost of a few operations.
 CHUNK_OPERATIONS = 250
@@ -41,6 +47,8 @@ class Sizes:
     ----------
     block : int
         Trajectories of each replicate.
+    saves : int
+        Saves of each trajectory that are kept until they are recorded.
     chunk : int
         Solver steps in one call of the engine.
     numbers : int
@@ -50,6 +58,7 @@ class Sizes:
     """
 
     block: int
+    saves: int
     chunk: int
     numbers: int
     bytes: int
@@ -81,7 +90,7 @@ def choose_sizes(
     dynamics : Dynamics
         Bound.
     saves : int
-        States of each trajectory that are kept until they are recorded.
+        Of each trajectory, without the start.
     interval : int
         Updates between saves.
     block : int, optional
@@ -105,15 +114,22 @@ def choose_sizes(
         block = _power_of_two(STEP_NUMBERS[kind] // max(numbers, 1))
         block = min(max(block, SMALLEST_BLOCK), LARGEST_BLOCK[kind])
     chunk = min(longest_chunk(dynamics, block), known[key].chunk)
-    chunk = _fit(chunk, interval * dynamics.substeps, saves)
+    fewest, most = SAVES_PER_SEGMENT
+    # From the fewest saves on, the same chunks, and thus the same paths, however many there are.
+    chunk = _fit(chunk, interval * dynamics.substeps, min(saves, fewest))
+    size = problem.layout.size * (problem.replicates or 1)
+    most = min(
+        most, SEGMENT_NUMBERS // max(numbers * block * interval * dynamics.substeps, 1), STATE_NUMBERS // (size * block)
+    )
+    saves = min(saves, max(most // fewest, 1) * fewest)
     item = torch.finfo(problem.dtype).bits // 8
-    each = item * (numbers * (chunk + 1) + (saves + 1) * problem.layout.size * (problem.replicates or 1))
+    each = item * (numbers * (chunk + 1) + (saves + 1) * size)
     if budget is not None and block * each > budget:
         if each > budget:
             remedy = "state more, use fewer replicates, or save less often"
             raise InputError(message("memory", f"at least {each} bytes, for one trajectory", budget, remedy))
         block = _power_of_two(budget // each)
-    return Sizes(block, chunk, numbers, block * each)
+    return Sizes(block, saves, chunk, numbers, block * each)
 
 
 def parse_memory(memory: int | str) -> int:

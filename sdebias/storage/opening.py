@@ -137,7 +137,9 @@ def _open(part: Part, run: RunDirectory, verify: bool) -> xr.Dataset:
     """
     if verify:
         part.check()
-    dataset = open_file(part.path, engine=ENGINE, chunks={"trajectory": _rows(part, run)})
+    # Statistics are small, and read at once: without dask, whose graph takes longer than they do.
+    chunks = None if "statistics" in run.manifest.run else {"trajectory": _rows(part, run)}
+    dataset = open_file(part.path, engine=ENGINE, chunks=chunks)
     wanted = {"identity": run.manifest.identity, "trajectory": part.last - part.first, "step": part.until - part.since}
     found = {**dataset.sizes, "identity": dataset.attrs.get("identity")}
     if any(found.get(name) != value for name, value in wanted.items()):

@@ -78,6 +78,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
     with monkeypatch.context() as patch:
         patch.setattr(Record, "write", interrupted)
         patch.setattr("sdebias.ensemble.run.SHARD_NUMBERS", 1)
+        patch.setattr("sdebias.ensemble.sizes.SAVES_PER_SEGMENT", (8, 8))
         assert main(["run", "run.toml", "--out", "out"]) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "sdebias: stopped; continue with: sdebias run --resume out"
     assert main(["status", "out"]) == 0

@@ -42,6 +42,22 @@ def test_chunks_fit_the_saves(interval: int, saves: int, chunk: int) -> None:
     assert choose_sizes(dynamics, saves=saves, interval=interval).chunk == chunk
 
 
+@pytest.mark.parametrize(("interval", "saves", "at_once"), [(5, 100, 32), (5, 20, 20), (5, 3, 3), (1000, 100, 8)])
+def test_many_saves_at_once_where_they_are_little_work(interval: int, saves: int, at_once: int) -> None:
+    """However many there are from eight on, chunks are the same, and thus the paths."""
+    toy = sb.problems.HadamardRegression([[1.0]], [1.0])
+    dynamics = sb.SGDSDE(learning_rate=0.1, noise="isotropic", temperature=0.1, substeps=1).bind(toy)
+    sizes = choose_sizes(dynamics, saves=saves, interval=interval)
+    assert sizes.saves == at_once
+    if saves >= 8:
+        assert sizes.chunk == choose_sizes(dynamics, saves=8, interval=interval).chunk
+
+
+def test_large_states_are_saved_few_at_once() -> None:
+    dynamics = SDE.bind(big(features=4096, samples=64))
+    assert choose_sizes(dynamics, saves=100, interval=1).saves == 8
+
+
 def test_a_budget_makes_blocks_smaller() -> None:
     dynamics = SDE.bind(big())
     free = choose_sizes(dynamics, saves=8, interval=10, block=1024)

@@ -296,6 +296,7 @@ class TestDataset:
         monkeypatch.setattr("sdebias.ensemble.run.SHARD_NUMBERS", 2**14)  # a shard for each block
         if since < 20:  # legs of eight saves
             monkeypatch.setattr("sdebias.ensemble.run.LEG_BYTES", 2**17)
+            monkeypatch.setattr("sdebias.ensemble.sizes.SAVES_PER_SEGMENT", (8, 8))
         statistics = [Covariance(), Quantiles(LEVELS), Histogram("predictor", lower=0, upper=1, since=since)]
         options: dict[str, Any] = {"save": SAVE[1:], "trajectories": 100, "block_size": 32, "steps": 20}
         options |= {"statistics": statistics, "symmetry": sb.symmetry.Rescaling("p", "q"), "save_every": 1}
