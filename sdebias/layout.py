@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -93,7 +94,7 @@ class ParameterLayout:
     def flatten(self, named: Mapping[str, Tensor]) -> Tensor:
         """Join named tensors of shape (..., *shape), whose leading dims broadcast, to (..., parameter)."""
         leading = [named[name].shape[: named[name].ndim - len(shape)] for name, shape in self.shapes.items()]
-        lead = torch.broadcast_shapes(*leading)
+        lead = np.broadcast_shapes(*leading)
         parts = [named[name].expand(*lead, *shape).reshape(*lead, -1) for name, shape in self.shapes.items()]
         return torch.cat(parts, dim=-1)
 

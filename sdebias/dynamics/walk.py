@@ -107,7 +107,7 @@ class Walk:
         self._chunk = next(size for size in range(min(chunk, self._window), 0, -1) if self._window % size == 0)
         self._ahead = dynamics.windows_ahead(self._window, tuple(theta.shape[:-1]))
         self._start, self._at = start, 0
-        self._draws: Draws = {}
+        self._draws: list[Draws] = []  # of each window
         self._before_draws = generator.get_state()
 
     def state(self) -> dict[str, Tensor]:
@@ -155,9 +155,7 @@ class Walk:
         window, place = divmod(self._at, self._window)
         if window % self._ahead == place == 0:
             self._draw()
-        draws = self._draws
-        if self._ahead > 1:
-            draws = {name: drawn[:, window % self._ahead] for name, drawn in draws.items()}
+        draws = self._draws[window % self._ahead]
         rates = self.dynamics.rates(self._start, self._at, count)
         # A piece of a chunk occurs where the walk is stopped on its way: it is not worth another compiled function.
         if self._advance is None or count < self._chunk:
@@ -170,6 +168,9 @@ class Walk:
         """Draw the random numbers of a window, or of several."""
         self._before_draws = self.generator.get_state()
         lead = tuple(self.theta.shape[:-1])
-        if self._ahead > 1:
-            lead = (self._ahead, *lead)
-        self._draws = self.dynamics.draw(self._window, lead, self.generator)
+        if self._ahead == 1:
+            self._draws = [self.dynamics.draw(self._window, lead, self.generator)]
+            return
+        drawn = self.dynamics.draw(self._window, (self._ahead, *lead), self.generator)
+        apart = [value.unbind(1) for value in drawn.values()]
+        self._draws = [dict(zip(drawn, window, strict=True)) for window in zip(*apart, strict=True)]

@@ -302,7 +302,7 @@ class Problem(ABC):
         -------
         Tensor, shape=(..., parameter)
         """
-        lead = torch.broadcast_shapes(theta.shape[:-1], weights.shape[:-1])
+        lead = np.broadcast_shapes(theta.shape[:-1], weights.shape[:-1])
         with torch.enable_grad():
             point = theta.expand(*lead, theta.shape[-1])
             point = point if point.requires_grad else point.detach().requires_grad_(True)
@@ -349,9 +349,9 @@ class Problem(ABC):
 
         Every sample gets a point of its own, so that one backward pass over n times as many points gives all rows.
         """
-        lead = theta.shape[:-1]
+        lead: tuple[int, ...] = theta.shape[:-1]
         if self.replicates is not None:
-            lead = torch.broadcast_shapes(lead, (self.replicates, 1))
+            lead = np.broadcast_shapes(lead, (self.replicates, 1))
         points = self._sample_per_point(theta.detach().unsqueeze(-2).expand(*lead, self.n_samples, -1), len(lead))
         singles = {}
         for name, tensor in self.samples.items():

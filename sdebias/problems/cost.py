@@ -30,6 +30,10 @@ class OperationCounter(TorchDispatchMode):
         self.operations = 0
         self.elementwise = True
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch loads its compiler at the first count, in case somebody compiles the counting
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         outputs = result if isinstance(result, tuple | list) else (result,)

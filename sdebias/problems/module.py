@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
@@ -135,12 +136,12 @@ class ModuleProblem(Problem):
         One vmap for each run of leading axes along which the same data are shared, the innermost first: torch's rules
         for some operations fail in deeper nests.
         """
-        lead = self.check_theta(theta).shape[:-1]
+        lead: tuple[int, ...] = self.check_theta(theta).shape[:-1]
         widths = []
         for name in names:
             before = self.samples[name].shape[: self._axes_before_samples(name)]
             widths.append((1,) * (len(lead) - len(before)) + tuple(before))
-            lead = torch.broadcast_shapes(lead, widths[-1])
+            lead = np.broadcast_shapes(lead, widths[-1])
         shared = [tuple(width[axis] == 1 for width in widths) for axis in range(len(lead))]
         runs = [list(axes) for _, axes in itertools.groupby(range(len(lead)), key=shared.__getitem__)]
         sizes = [math.prod(lead[axis] for axis in axes) for axes in runs]
@@ -177,19 +178,19 @@ class ModuleProblem(Problem):
         if not self._samples_per_point:
             return self.check_theta(theta)
         lead = self.samples["X"].shape[: self._axes_before_samples("X")]
-        return theta.expand(*torch.broadcast_shapes(theta.shape[:-1], lead), theta.shape[-1])
+        return theta.expand(*np.broadcast_shapes(theta.shape[:-1], lead), theta.shape[-1])
 
     def weighted_gradient(self, theta: Tensor, weights: Tensor) -> Tensor:
         """Return ∇_θ Σ_i c_i ℓ_i as one backward pass; see `Problem.weighted_gradient`."""
         if theta.requires_grad:
             return super().weighted_gradient(theta, weights)
-        lead = torch.broadcast_shapes(theta.shape[:-1], weights.shape[:-1])
+        lead = np.broadcast_shapes(theta.shape[:-1], weights.shape[:-1])
         points, weights = (tensor.expand(*lead, tensor.shape[-1]) for tensor in (theta, weights))
         return self._split(Problem.weighted_gradient, points, weights)
 
     def hessian_vector_product(self, theta: Tensor, vector: Tensor) -> Tensor:
         """Return ∇²L(θ) v, shape (..., parameter)."""
-        lead = torch.broadcast_shapes(theta.shape[:-1], vector.shape[:-1])
+        lead = np.broadcast_shapes(theta.shape[:-1], vector.shape[:-1])
         points, vector = (tensor.expand(*lead, tensor.shape[-1]) for tensor in (theta, vector))
         return self._split(Problem.hessian_vector_product, points, vector)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Protocol, Self, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -159,7 +160,7 @@ class Action(ABC):
 
     def infinitesimal_action_adjoint(self, tangent_vec: Tensor, base_point: Tensor) -> Tensor:
         """Return X(θ)ᵀ v = (⟨X_a, v⟩)_a, shape (..., dim), without forming X."""
-        lead = torch.broadcast_shapes(tangent_vec.shape[:-1], base_point.shape[:-1])
+        lead = np.broadcast_shapes(tangent_vec.shape[:-1], base_point.shape[:-1])
         start = base_point.new_zeros(*lead, self.dim)
         pull_back = torch.func.vjp(lambda xi: self.act(self.exp(xi), base_point), start)[1]
         return pull_back(tangent_vec.expand(*lead, tangent_vec.shape[-1]))[0]
@@ -172,7 +173,7 @@ class Action(ABC):
     def _assemble(self, pieces: Mapping[str, Tensor], background: Tensor | None = None) -> Tensor:
         """Join flat (..., entries) pieces by name on the parameter axis; elsewhere `background`, or zero."""
         leads = [piece.shape[:-1] for piece in pieces.values()]
-        lead = torch.broadcast_shapes(*leads, *([] if background is None else [background.shape[:-1]]))
+        lead = np.broadcast_shapes(*leads, *([] if background is None else [background.shape[:-1]]))
         like = next(iter(pieces.values()))
         parts = []
         for name, span in self.layout.slices.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,7 +76,7 @@ def check_invariance(
         after = problem.per_sample_loss(symmetry.act(symmetry.exp(coefficients), theta))
         violation = (after - before).abs() / (1 + before.abs())
         violation = torch.where(torch.isnan(violation), torch.inf, violation)
-        index = torch.unravel_index(violation.argmax(), violation.shape)
+        index = np.unravel_index(int(violation.argmax()), violation.shape)
         if float(violation[index]) > worst:
             worst = float(violation[index])
             name = symmetry.direction_labels[a]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,7 +82,7 @@ class CustomGroup(Symmetry):
     @staticmethod
     def _batched(function: Callable[[Tensor, Tensor], Tensor], first: Tensor, entries: Tensor) -> Tensor:
         """Map a function of one (k,) and one (entry,) tensor over leading dims that broadcast."""
-        lead = torch.broadcast_shapes(first.shape[:-1], entries.shape[:-1])
+        lead = np.broadcast_shapes(first.shape[:-1], entries.shape[:-1])
         rows = (t.expand(*lead, t.shape[-1]).reshape(-1, t.shape[-1]) for t in (first, entries))
         return torch.func.vmap(function)(*rows).unflatten(0, lead) if lead else function(first, entries)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -72,7 +73,7 @@ class Block:
         """Return the tensor's flat entries with those of the block's part, flat too, in their place."""
         assert isinstance(self.axis, int)
         assert self.range is not None
-        lead = torch.broadcast_shapes(part.shape[:-1], flat.shape[:-1])
+        lead = np.broadcast_shapes(part.shape[:-1], flat.shape[:-1])
         whole = flat.expand(*lead, flat.shape[-1]).reshape((*lead, *self.shape))
         part = part.expand(*lead, part.shape[-1]).reshape(*lead, *self.part)
         return torch.slice_scatter(whole, part, len(lead) + self.axis, *self.range).reshape(*lead, flat.shape[-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -74,7 +75,7 @@ class Translation(NamedGroup):
     def infinitesimal_action(self, coefficients: Tensor, base_point: Tensor) -> Tensor:
         """Return the shift as a tangent vector, shape (..., parameter)."""
         slot = self.slots[0]
-        lead = torch.broadcast_shapes(coefficients.shape[:-1], self.layout.check(base_point).shape[:-1])
+        lead = np.broadcast_shapes(coefficients.shape[:-1], self.layout.check(base_point).shape[:-1])
         return self._written(slot.write(coefficients.unsqueeze(-2).expand(*lead, slot.rows, slot.columns)))
 
     def infinitesimal_action_adjoint(self, tangent_vec: Tensor, base_point: Tensor) -> Tensor:
