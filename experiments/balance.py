@@ -6,13 +6,14 @@ ratio ln(b/a) = −asinh(C/m). Gradient flow conserves C: where m grows, the rat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from torch import Tensor
 
@@ -150,6 +151,17 @@ def drift_comparison(ensemble: xr.Dataset, problem: sb.Problem, symmetry: sb.sym
 
 def _over_seeds(dataset: xr.Dataset) -> xr.Dataset:
     return dataset.isel(trajectory=0, drop=True).rename(replicate="trajectory")
+
+
+def draw_balance(figure: Figure, axes: Sequence[Sequence[Axes]], datasets: Datasets, name: str, ratio: str) -> None:
+    """Draw the panels that all these figures have, two by two, and the legend of the figure."""
+    runs = runs_of(datasets)
+    (largest, median), (charges, drift) = axes
+    draw_imbalance(largest, "max", runs, name, ratio)
+    draw_imbalance(median, "median", runs, name, ratio)
+    draw_charges(charges, runs)
+    draw_drift(drift, drifts_of(datasets))
+    figure.legend(*largest.get_legend_handles_labels(), loc="outside upper center", ncols=3)
 
 
 def draw_imbalance(axes: Axes, statistic: str, runs: Datasets, figure: str, ratio: str) -> None:

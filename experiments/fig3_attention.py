@@ -21,11 +21,7 @@ from .balance import (
     Run,
     balance_caption,
     balance_records,
-    draw_charges,
-    draw_drift,
-    draw_imbalance,
-    drifts_of,
-    runs_of,
+    draw_balance,
     simulate_runs,
 )
 from .common import Datasets, Experiment, Record, published, record, styled
@@ -109,13 +105,7 @@ def simulate(settings: Head) -> Datasets:
 def draw(settings: Head, datasets: Datasets) -> Figure:
     """Draw ratios, charges and products, and orbit drift."""
     figure = styled(6.0)
-    axes = figure.subplots(2, 2)
-    runs = runs_of(datasets)
-    for one, statistic in zip(axes[0], ("max", "median"), strict=True):
-        draw_imbalance(one, statistic, runs, NAME, "‖Q‖/‖K‖")
-    draw_charges(axes[1, 0], runs)
-    draw_drift(axes[1, 1], drifts_of(datasets))
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    draw_balance(figure, figure.subplots(2, 2), datasets, NAME, "‖Q‖/‖K‖")
     return figure
 
 

@@ -28,10 +28,7 @@ from .balance import (
     Run,
     balance_caption,
     balance_records,
-    draw_charges,
-    draw_drift,
-    draw_imbalance,
-    drifts_of,
+    draw_balance,
     runs_of,
     simulate_runs,
     updates,
@@ -255,11 +252,7 @@ def draw(settings: Completion, datasets: Datasets) -> Figure:
     runs = runs_of(datasets)
     _draw_spectrum(axes[0, 0], runs, settings.singular_values)
     _draw_final(axes[0, 1], runs, settings.singular_values)
-    for one, statistic in zip(axes[1], ("max", "median"), strict=True):
-        draw_imbalance(one, statistic, runs, NAME, "‖P‖/‖Q‖")
-    draw_charges(axes[2, 0], runs)
-    draw_drift(axes[2, 1], drifts_of(datasets))
-    figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    draw_balance(figure, axes[1:], datasets, NAME, "‖P‖/‖Q‖")
     return figure
 
 
