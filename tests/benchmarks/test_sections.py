@@ -6,20 +6,21 @@ import pytest
 import torch
 
 from benchmarks import gpu, growth, machine, store
-from benchmarks.workloads import Toy
+from benchmarks.workloads import Hadamard, Toy
 
 pytestmark = pytest.mark.usefixtures("plain_steps")
 
 
 def test_the_gpu_section_runs_on_a_cpu_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    monkeypatch.setattr(gpu, "workloads", lambda: [Toy(trajectories=500, steps=10)])
+    small = [Toy(trajectories=500, steps=10), Hadamard(trajectories=50, steps=5)]
+    monkeypatch.setattr(gpu, "workloads", lambda: small)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     data = gpu.measure("gpu", machine.cores())
     text = gpu.render("gpu", data)
     assert "### W1: toy w = uv, isotropic noise, 500 trajectories × 10 steps" in text
-    assert [gpu.STATE in {row["name"] for row in found["rows"]} for found in data["contests"]] == [True]
+    assert [gpu.STATE in {row["name"] for row in found["rows"]} for found in data["contests"]] == [True, True]
 
 
 def test_without_a_gpu_the_section_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -279,10 +279,11 @@ def test_every_method_gives_the_mean_of_euler(
 
     def mean(rate: float, seed: int, **options: Any) -> tuple[np.ndarray, np.ndarray]:
         sde = sb.SGDSDE(learning_rate=rate, noise=noise, **options)
-        if repr(sde) not in means:
+        key = f"{sde!r} {seed}"
+        if key not in means:
             end = sb.simulate(problem, sde, seed=seed, save=["theta"], **law)["theta"].values[:, -1]
-            means[repr(sde)] = end.mean(0), end.std(0) / len(end) ** 0.5
-        return means[repr(sde)]
+            means[key] = end.mean(0), end.std(0) / len(end) ** 0.5
+        return means[key]
 
     found, error = mean(0.05, 1, substeps=8, method=method, sde_type=form)
     for rate, agrees in ((0.05, True), (0.055, False)):
