@@ -21,8 +21,8 @@ experiment that shows why.
 RUN_TIMES = """
 Each figure in a process of its own, controls included, with the time that compiling takes. `make figures` runs two
 processes side by side, so that two quiet cores need about half of the processor time; seconds on the clock depend on
-what else the machine did, and on which it was: records are of several. The authors' scripts were timed on one thread, for
-one seed and without controls.
+what else the machine did, and on which it was: records are of several. The authors' scripts were timed on one thread,
+for one seed and without controls.
 """
 
 
