@@ -23,8 +23,7 @@ from ..problems.base import Problem
 from ..storage import RunDirectory
 from .memory import keep_memory
 from .plan import memory_errors, workers
-from .run import Bounds, Make
-from .shard import Report, Shard
+from .shard import Bounds, Make, Report, Shard
 
 log = logging.getLogger("sdebias")
 

@@ -159,9 +159,11 @@ class Record(Recorder):
             values = values[(slice(None),) * axis + (rows,)]
             columns = slice(trajectory, trajectory + values.shape[axis])
             shape = (self.status.shape[-1], self.saves, *values.shape[axis + 2 :])
-            if name not in self.arrays:
-                self.arrays[name] = np.zeros((*self._lead, *shape), values.dtype)
-            self.arrays[name].reshape(-1, *shape)[:, columns, save : save + len(path)] = values
+            # Of two threads that come first, one makes the array of both.
+            array = self.arrays.get(name)
+            if array is None:
+                array = self.arrays.setdefault(name, np.zeros((*self._lead, *shape), values.dtype))
+            array.reshape(-1, *shape)[:, columns, save : save + len(path)] = values
 
     def _arrays(self) -> dict[str, np.ndarray]:
         """Return what was written so far."""

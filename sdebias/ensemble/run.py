@@ -28,26 +28,24 @@ from ..storage.progress import Progress
 from ..symmetry import Symmetry
 from .observables import Function
 from .plan import Initial, Plan, make_plan, memory_errors, workers
-from .shard import Report, Shard
-from .simulate import progress_bar, side_by_side
+from .shard import Bounds, Make, Report, Shard
+from .simulate import progress_bar
 from .sizes import parse_memory
 from .statistics import Statistic
+from .threads import run_shards
 
 log = logging.getLogger("sdebias")
 
 # Work of a shard, in numbers written: about a second, of which writing a file takes little.
 SHARD_NUMBERS = 2**30
-# Four times as much where that leaves so many shards, for threads and workers.
-FEW_SHARDS = 8
+# Eight times as much where that leaves so many shards, for workers; threads share the blocks of each.
+FEW_SHARDS = 4
 # Shards above which they become larger instead: each is a file, or more, to be listed and opened.
 SHARDS = 2**11
 # Results of a shard that are held in memory before they are written; and once more as a file, while they are.
 LEG_BYTES = 2**27
 CHECKPOINT = 30.0
 
-Bounds: TypeAlias = tuple[int, int]
-# (bounds of a shard, its files) → the shard.
-Make: TypeAlias = Callable[[Bounds, Sequence[Part]], Shard]
 # (make, shards to do with their files, what stops them, what is told) → runs them.
 Execute: TypeAlias = Callable[[Make, Mapping[Bounds, Sequence[Part]], threading.Event, Report], None]
 
@@ -201,7 +199,7 @@ def _pieces(
     block, saves = plan.sizes.block, len(plan.grid)
     room = LEG_BYTES if memory is None else min(LEG_BYTES, parse_memory(memory) // (4 * workers(plan.problem)))
     work = max(plan.sizes.numbers * block * plan.grid[-1] * plan.dynamics.substeps, 1)
-    few = max(SHARD_NUMBERS // work, min(4 * SHARD_NUMBERS // work, -(-plan.blocks // FEW_SHARDS)))
+    few = max(SHARD_NUMBERS // work, min(8 * SHARD_NUMBERS // work, -(-plan.blocks // FEW_SHARDS)))
     blocks = max(1, min(max(few, plan.blocks // SHARDS), room // max(plan.result_bytes(block, saves), 1)))
     # A block that was not used up is walked again, alone, for the trajectories that it has left.
     begun = shards[-1][1] if shards else 0
@@ -278,9 +276,7 @@ def executor(scheduler: str | None, problem: Problem) -> Iterator[Execute]:
         If the extra `distributed` is missing, and as by `cluster.connect`.
     """
     if scheduler is None:
-        yield lambda make, pending, stop, told: side_by_side(
-            lambda shard: make(*shard).run(stop, told), list(pending.items()), workers(problem), stop
-        )
+        yield functools.partial(run_shards, workers(problem))
         return
     try:
         from . import cluster  # dask.distributed is optional, and slow to import

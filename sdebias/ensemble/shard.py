@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -22,7 +25,12 @@ log = logging.getLogger("sdebias")
 
 # (first trajectory of a shard, updates of its trajectories so far, trajectories that are flagged so far), in whatever
 # process and attempt.
-Report = Callable[[int, int, int], None]
+Report: TypeAlias = Callable[[int, int, int], None]
+Bounds: TypeAlias = tuple[int, int]
+# (bounds of a shard, its files) → the shard.
+Make: TypeAlias = "Callable[[Bounds, Sequence[Part]], Shard]"
+# Walks of the blocks of one leg.
+Walks: TypeAlias = tuple[Callable[[], None], ...]
 
 # What the state of a walk consists of.
 WALK = ("theta", "rng", "at")
@@ -47,7 +55,7 @@ class Shard:
         self,
         plan: Plan,
         directory: RunDirectory,
-        bounds: tuple[int, int],
+        bounds: Bounds,
         files: Sequence[Part],
         checkpoint: float,
     ) -> None:
@@ -59,62 +67,69 @@ class Shard:
         self.blocks = range(self.first // size, -(-self.last // size))
         # The states of one block are written on its way; several blocks are so little work that none is needed.
         self.long = len(self.blocks) == 1
+        self.finished = False
+        self._updates = 0
+        self._lock = threading.Lock()
 
     def run(self, stop: threading.Event, report: Report) -> bool:
         """Walk to the end of the last leg, from where an earlier process came to; return whether it was reached."""
+        for walks in self.legs(stop, report):
+            for walk in walks:
+                walk()
+        return self.finished
+
+    def legs(self, stop: threading.Event, report: Report) -> Iterator[Walks]:
+        """Begin one leg after another, and write what is finished before the next.
+
+        Yields
+        ------
+        tuple of callable
+            The walks of the blocks, to be called in any order, on any threads, before the next leg is asked for.
+        """
         if stop.is_set():
-            return False
+            return
         state, done = self._resume()
         self._updates = (self.last - self.first) * self.plan.instances * self.plan.grid[max(done - 1, 0)]
         for since, until in self.manifest.legs:
             if until <= done:
                 continue
-            record = self.plan.record(self.last - self.first, since, until)
-            record.restore(state)
-            ends = []
-            # Of many blocks only the ends are kept: a walk holds random numbers for many steps.
-            for number, block in enumerate(self.blocks):
-                walk = self.plan.walk(block)
-                if state:
-                    walk.restore({name: torch.as_tensor(state[name][number]) for name in WALK})
-                if not self._walk_leg(number, walk, record, (since, done, until), stop, report):
-                    return False
-                ends.append(_plain(walk))
-            self._write_part(record, since, until)
-            state, done = {**_stacked(ends), "status": record.status}, until
+            leg = _Leg(self.plan.record(self.last - self.first, since, until), state, since, done, until)
+            leg.record.restore(state)
+            yield tuple(functools.partial(self._walk, number, leg, stop, report) for number in range(len(self.blocks)))
+            if len(leg.ends) < len(self.blocks):
+                return
+            self._write_part(leg.record, since, until)
+            ends = _stacked([leg.ends[number] for number in range(len(self.blocks))])
+            state, done = {**ends, "status": leg.record.status}, until
             self._write_state(state, until, until)
             if stop.is_set():
-                return until == self.manifest.legs[-1][1]
-        return True
+                break
+        self.finished = done == self.manifest.legs[-1][1]
 
-    def _walk_leg(
-        self,
-        number: int,
-        walk: Walk,
-        record: Recorder,
-        saves: tuple[int, int, int],
-        stop: threading.Event,
-        report: Report,
-    ) -> bool:
-        """Walk one block through a leg, of which some saves may be done; return whether its end was reached."""
-        since, done, until = saves
+    def _walk(self, number: int, leg: _Leg, stop: threading.Event, report: Report) -> None:
+        """Walk one block through a leg, of which some saves may be done; or to where it was stopped."""
+        walk = self.plan.walk(self.blocks[number])
+        if leg.state:
+            walk.restore({name: torch.as_tensor(leg.state[name][number]) for name in WALK})
         start = self.blocks[number] * self.plan.sizes.block
         low, high = max(self.first, start), min(self.last, start + self.plan.sizes.block)
         rows = slice(low - start, high - start)
         written = time.monotonic()
-        for at, steps in self.plan.segments(max(done - 1, 0), until):
+        for at, steps in self.plan.segments(max(leg.done - 1, 0), leg.until):
             path = walk.run(steps)
-            fresh = 0 if at == done == 0 else 1  # the first state of a segment is the last of the one before
-            record.write(path[fresh:], rows, low - self.first, at + fresh - since)
-            self._updates += (high - low) * self.plan.instances * (steps[-1] - steps[0])
-            report(self.first, self._updates, record.flagged)
+            fresh = 0 if at == leg.done == 0 else 1  # the first state of a segment is the last of the one before
+            leg.record.write(path[fresh:], rows, low - self.first, at + fresh - leg.since)
+            with self._lock:
+                self._updates += (high - low) * self.plan.instances * (steps[-1] - steps[0])
+                report(self.first, self._updates, leg.record.flagged)
             reached = at + len(steps)
-            if self.long and reached < until and (stop.is_set() or time.monotonic() - written > self.checkpoint):
-                self._write_state({**_stacked([_plain(walk)]), **record.state()}, since, reached)
+            if self.long and reached < leg.until and (stop.is_set() or time.monotonic() - written > self.checkpoint):
+                self._write_state({**_stacked([_plain(walk)]), **leg.record.state()}, leg.since, reached)
                 written = time.monotonic()
                 if stop.is_set():
-                    return False
-        return True
+                    return
+        # Of many blocks only the ends are kept: a walk holds random numbers for many steps.
+        leg.ends[number] = _plain(walk)
 
     def _resume(self) -> tuple[dict[str, np.ndarray], int]:
         """Return the latest state, and the number of saves before it; nothing and 0 at the start.
@@ -162,6 +177,29 @@ class Shard:
 
     def _place(self, since: int, until: int) -> tuple[int, int, int, int]:
         return self.first, self.last, since, until
+
+
+@dataclass(frozen=True)
+class _Leg:
+    """The saves from `since` to before `until` of a shard.
+
+    Attributes
+    ----------
+    record : Recorder
+    state : mapping of str to array
+        Where the walks stand, see `_stacked`; empty at the start.
+    since, done, until : int
+        Of the saves, those before `done` are in the record.
+    ends : dict
+        Where each block has come to that was walked through the leg.
+    """
+
+    record: Recorder
+    state: Mapping[str, np.ndarray]
+    since: int
+    done: int
+    until: int
+    ends: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
 
 
 def _plain(walk: Walk) -> dict[str, np.ndarray]:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import torch
 import xarray as xr
 from tqdm import tqdm
 
 from ..dynamics.base import Dynamics
 from ..problems.base import Problem
 from ..symmetry import Symmetry
-from .memory import keep_memory
 from .observables import Function
 from .plan import Initial, make_plan, memory_errors, workers
 from .statistics import Statistic
-
-T = TypeVar("T")
+from .threads import side_by_side
 
 
 def simulate(
@@ -131,31 +127,6 @@ def simulate(
     with progress_bar(progress, total, type(dynamics).__name__) as bar, memory_errors():
         side_by_side(block, range(plan.blocks), workers(problem), stop)
     return plan.dataset(record)
-
-
-def side_by_side(function: Callable[[T], object], items: Sequence[T], workers: int, stop: threading.Event) -> None:
-    """Call a function for each item, each on one thread, so that numbers do not depend on the number of threads.
-
-    `stop` is set where one call fails; the others shall look at it, and end.
-    """
-    keep_memory()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        if min(workers, len(items)) <= 1:
-            for item in items:
-                function(item)
-            return
-        # OpenMP counts for each thread anew: without this, each of ours would have a team of its own, and all wait.
-        with ThreadPoolExecutor(min(workers, len(items)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            try:
-                for done in as_completed([pool.submit(function, item) for item in items]):
-                    done.result()
-            except BaseException:
-                stop.set()
-                raise
-    finally:
-        torch.set_num_threads(threads)
 
 
 def progress_bar(progress: bool | None, total: int, name: str) -> tqdm:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -252,27 +249,3 @@ class TestRefusals:
 def test_save_grid_defaults() -> None:
     assert save_grid(40) == list(range(0, 41, 2))
     assert save_grid(7) == list(range(8))
-
-
-TEAMS = """
-import threading, psutil, torch
-from sdebias.ensemble.simulate import side_by_side
-
-large, seen = torch.rand(400, 400), []
-
-def block(_):
-    large @ large
-    seen.append(psutil.Process().num_threads())
-
-torch.set_num_threads(1)
-before = psutil.Process().num_threads()
-side_by_side(block, range(4), 2, threading.Event())
-print(max(seen) - before)
-"""
-
-
-def test_blocks_side_by_side_have_one_thread_each() -> None:
-    """OpenMP counts for each thread: without care, each of ours has a team of its own for matrix products."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
-    done = subprocess.run([sys.executable, "-c", TEAMS], capture_output=True, text=True, check=True, env=environment)
-    assert int(done.stdout) == 2
