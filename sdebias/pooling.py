@@ -1,16 +1,19 @@
 """Statistics of parts of an ensemble put together: moments, logarithmic sketches and histograms, and their datasets.
 
 A dataset of kind "statistics" holds all that it takes to add further trajectories or steps to it. Counts add exactly.
-Moments do up to rounding, and to the last bit where the order is the same.
+Moments do up to rounding, and to the last bit where the order is the same. What follows from them, `derived` adds.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
+
+from .schema import COORDINATES, statistic_attributes
 
 
 def add_moments(
@@ -105,7 +108,7 @@ def pool_trajectories(parts: Sequence[xr.Dataset]) -> xr.Dataset:
         *(name for what in ("count", "histogram", "sketch") for name in _named(first, what).values()),
     ]
     found = {name: first[name].copy(data=sum(part[name].values for part in parts)) for name in summed}
-    found |= _spread(parts) | _quantiles(first, found)
+    found |= _spread(parts)
     status = xr.concat([part["status"].reset_coords(drop=True) for part in parts], "trajectory")
     dealt = [f"{observable}_trajectories" for observable in _named(first, "histogram")]
     sums = {name: first[name].copy(data=sum(part[name].values for part in parts)) for name in dealt}
@@ -127,51 +130,81 @@ def pool_steps(legs: Sequence[xr.Dataset]) -> xr.Dataset:
     return whole.assign(status=legs[-1]["status"], **sums).assign_coords(most)
 
 
+def derived(dataset: xr.Dataset) -> xr.Dataset:
+    """Return a dataset of kind "statistics" with what follows from what it holds.
+
+    That is standard errors of means, the variances in covariances, and the quantiles of sketches. It adds everything
+    that a part in a run directory does not hold.
+    """
+    found: dict[str, xr.Variable] = {}
+    for observable, name in _named(dataset, "mean").items():
+        count, mean = dataset.variables[f"{observable}_count"], dataset.variables[name]
+        kind = _second(dataset, observable)
+        spread = _flat(dataset, observable, kind)
+        variance = np.diagonal(spread, axis1=-2, axis2=-1) if kind == "covariance" else spread
+        arrays = {"variance": variance, "mean_error": mean_errors(count.values, variance)}
+        for what, array in arrays.items():
+            described = _attributes(dataset, observable, what)
+            found[f"{observable}_{what}"] = xr.Variable(mean.dims, array.reshape(mean.shape), described)
+    levels = np.zeros(0)
+    for observable, name in _named(dataset, "sketch").items():
+        sketch = dataset.variables[name]
+        levels = np.atleast_1d(sketch.attrs["levels"])
+        lowest = int(dataset[f"{observable}_key"][0]) if sketch.shape[-1] else 0
+        exact = {key: float(sketch.attrs[key]) for key in ("relative_accuracy", "counts_as_zero")}
+        array = sketch_quantiles(sketch.values, lowest, levels.tolist(), *exact.values())
+        described = {**_attributes(dataset, observable, "quantile"), **exact}
+        quantile = xr.Variable(("quantile", *sketch.dims[:-1]), array, described)
+        lead = ("replicate",) if "replicate" in sketch.dims else ()
+        found[f"{observable}_quantile"] = quantile.transpose(*lead, ...)
+    coords = {"quantile": ("quantile", levels, COORDINATES["quantile"])} if levels.size else {}
+    whole = dataset.assign(found).assign_coords(coords)
+    for what in ("sketch", "histogram"):  # many small numbers, which files hold compressed
+        for name in _named(whole, what).values():
+            whole.variables[name].encoding = {"zlib": True}
+    return whole
+
+
+def _attributes(dataset: xr.Dataset, observable: str, what: str) -> dict[str, Any]:
+    """Return the attributes of a statistic of an observable, of which its count tells."""
+    told = dataset.variables[f"{observable}_count"].attrs
+    return statistic_attributes(what, observable, told["observable_long_name"], told["observable_units"])
+
+
 def _spread(parts: Sequence[xr.Dataset]) -> dict[str, xr.DataArray]:
-    """Return means and what comes from second moments, of all parts."""
+    """Return means and second moments of all parts."""
     first = parts[0]
     found: dict[str, xr.DataArray] = {}
     for observable in _named(first, "mean"):
-        kind = "covariance" if f"{observable}_covariance" in first else "variance"
+        kind = _second(first, observable)
         count, mean, moment = _moments(first, observable, kind)
         for part in parts[1:]:
             count, mean, moment = add_moments(count, mean, moment, _moments(part, observable, kind))
-        spread = variances(count, moment)
-        variance = np.diagonal(spread, axis1=-2, axis2=-1) if kind == "covariance" else spread
-        new = {
-            "mean": np.where(count[..., None] > 0, mean, np.nan),
-            "variance": variance,
-            "mean_error": mean_errors(count, variance),
-            "covariance": spread,
-        }
-        names = {f"{observable}_{what}": array for what, array in new.items()}
-        found |= {
-            name: first[name].copy(data=a.reshape(first[name].shape)) for name, a in names.items() if name in first
-        }
+        new = {"mean": np.where(count[..., None] > 0, mean, np.nan), kind: variances(count, moment)}
+        for what, array in new.items():
+            name = f"{observable}_{what}"
+            found[name] = first[name].copy(data=array.reshape(first[name].shape))
     return found
 
 
-def _quantiles(first: xr.Dataset, sums: Mapping[str, xr.DataArray]) -> dict[str, xr.DataArray]:
-    """Return quantiles, with the attributes of the first part, from the sum of all sketches."""
-    found = {}
-    for observable, name in _named(first, "quantile").items():
-        sketch, quantile = sums[f"{observable}_sketch"], first[name]
-        lowest = int(first[f"{observable}_key"][0]) if sketch.shape[-1] else 0
-        accuracy, smallest = (float(quantile.attrs[key]) for key in ("relative_accuracy", "counts_as_zero"))
-        again = sketch_quantiles(sketch.values, lowest, quantile["quantile"].values.tolist(), accuracy, smallest)
-        dims = ("quantile", *sketch.dims[:-1])
-        found[name] = xr.DataArray(again, dims=dims, attrs=quantile.attrs).transpose(*quantile.dims)
-    return found
+def _second(dataset: xr.Dataset, observable: str) -> str:
+    """Return which second moments there are of an observable."""
+    return "covariance" if f"{observable}_covariance" in dataset else "variance"
 
 
 def _moments(dataset: xr.Dataset, observable: str, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return count, mean and second moments with the coordinates on one axis."""
     count = dataset[f"{observable}_count"].values
-    mean = dataset[f"{observable}_mean"].values.reshape(*count.shape, -1)
-    square = (mean.shape[-1],) if kind == "variance" else (mean.shape[-1], mean.shape[-1])
-    spread = dataset[f"{observable}_{kind}"].values.reshape(*count.shape, *square)
-    freedom = np.maximum(count - 1, 0).reshape(*count.shape, *[1] * len(square))
+    mean, spread = (_flat(dataset, observable, what) for what in ("mean", kind))
+    freedom = np.maximum(count - 1, 0).reshape(*count.shape, *[1] * (spread.ndim - count.ndim))
     return count, np.nan_to_num(mean), np.where(freedom > 0, spread, 0.0) * freedom
+
+
+def _flat(dataset: xr.Dataset, observable: str, what: str) -> np.ndarray:
+    """Return a statistic with the coordinates of its observable on one axis, or on two."""
+    count, mean, array = (dataset.variables[f"{observable}_{each}"].values for each in ("count", "mean", what))
+    width = mean.size // max(count.size, 1)
+    return array.reshape(*count.shape, *[width] * (2 if what == "covariance" else 1))
 
 
 def _same_keys(parts: Sequence[xr.Dataset]) -> list[xr.Dataset]:

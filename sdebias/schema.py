@@ -7,7 +7,6 @@ comparison of laws, statistics (of an ensemble whose trajectories were not store
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 SCHEMA_VERSION = 1
@@ -51,12 +50,6 @@ class Variable:
         """Attributes that the variable has in a file."""
         equation = {"equation": self.equation} if self.equation else {}
         return {"long_name": self.long_name, "units": self.units, **equation}
-
-    def attributes_of(self, observable: Mapping[str, str]) -> dict[str, str]:
-        """Attributes of a statistic of an observable that has attributes itself."""
-        units = observable.get("units", "1")
-        own = {"long_name": f"{self.long_name} of: {observable['long_name']}"}
-        return self.attributes | own | {"units": "1" if units == "1" else self.units.format(units)}
 
 
 PATH = ("trajectory", "step")
@@ -325,6 +318,14 @@ SUMMARIES: dict[str, Variable] = {
         STATISTICS, ("group", "...", "{observable}_bin"), "counts, pooled over steps, by group of trajectories", "1"
     ),
 }
+
+
+def statistic_attributes(statistic: str, observable: str, long_name: str, units: str) -> dict[str, str]:
+    """Return the attributes of a statistic of an observable with a name and units of its own."""
+    row = SUMMARIES[statistic]
+    own = {"long_name": f"{row.long_name} of: {long_name}", "units": "1" if units == "1" else row.units.format(units)}
+    return {**row.attributes, **own, "observable": observable, "statistic": statistic}
+
 
 # Coordinates by which variables of two datasets are matched.
 LABELLED = ("step", "charge", "parameter", "predictor")

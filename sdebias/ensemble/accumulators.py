@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import DataError, message
-from ..pooling import add_moments, sketch_quantiles, variances, widen
+from ..pooling import add_moments, variances, widen
 
 Arrays = dict[str, np.ndarray]
 
@@ -135,14 +135,9 @@ class Moments(Accumulator):
         """Return the means; NaN where there are no values."""
         return np.where(self.arrays["count"][..., None] > 0, self.arrays["mean"], np.nan)
 
-    def covariance(self) -> np.ndarray:
-        """Return the unbiased covariances."""
+    def spread(self) -> np.ndarray:
+        """Return the unbiased variances, or covariances."""
         return variances(self.arrays["count"], self.arrays["moment"])
-
-    def variance(self) -> np.ndarray:
-        """Return the unbiased variances."""
-        moment = self.arrays["moment"]
-        return variances(self.arrays["count"], np.diagonal(moment, axis1=-2, axis2=-1) if self.full else moment)
 
 
 class Sketch(Accumulator):
@@ -204,11 +199,6 @@ class Sketch(Accumulator):
             got = f"{counts.shape[-1]} from {int(first)} on"
             raise DataError(message("statistics", f"at most {WIDEST_SKETCH} keys", got, "the file is not of this run"))
         self.arrays = {"sketch": counts, "sketch_first": first}
-
-    def quantiles(self, levels: Sequence[float]) -> np.ndarray:
-        """Return estimates of quantiles, shape (level, *cells)."""
-        counts, first = self.arrays["sketch"], int(self.arrays["sketch_first"])
-        return sketch_quantiles(counts, first, levels, self.accuracy, self.smallest)
 
 
 class Counts(Accumulator):

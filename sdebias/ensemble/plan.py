@@ -22,6 +22,7 @@ from ..dynamics.base import Dynamics
 from ..dynamics.schedule import Schedule
 from ..dynamics.walk import Walk
 from ..errors import InputError, check_count, check_finite, check_memory, message, out_of_memory
+from ..pooling import derived
 from ..problems.base import Problem
 from ..schema import DIVERGENCE_THRESHOLD
 from ..storage import Manifest
@@ -143,13 +144,14 @@ class Plan:
             machine |= {"compile_seconds": self.engine.seconds, "compile_failure": self.engine.failure}
         machine["threads"] = torch.get_num_threads()
         data = {name: (dims, tensor.cpu().numpy()) for name, (dims, tensor) in problem.arrays().items()}
-        return self._label(record, 0, 0, machine, data)
+        dataset = self._label(record, 0, 0, machine, data)
+        return derived(dataset) if self.statistics else dataset
 
     def part(self, record: Recorder, first: int, since: int, manifest: Manifest) -> xr.Dataset:
         """Label the record of trajectories from `first` and saves from `since` on, a part of a run directory.
 
-        The problem's data, which the directory holds, are not repeated, nor is anything that differs between two
-        processes that compute the same part.
+        The problem's data, which the directory holds, are not repeated, nor is what follows from the rest, nor anything
+        that differs between two processes that compute the same part.
         """
         of_run: dict[str, str | int | float] = {
             **manifest.provenance,

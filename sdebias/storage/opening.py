@@ -15,11 +15,11 @@ import xarray as xr
 
 from ..dataset import config_attributes
 from ..errors import DataError, InputError, OutputError, RunError, message
-from ..pooling import pool_steps, pool_trajectories
+from ..pooling import derived, pool_steps, pool_trajectories
 from .directory import MANIFEST, RunDirectory, is_run
 from .files import check_outputs, check_seal, save_dataset
 from .parts import ENGINE, Part, open_file
-from .reading import REMEDY, open_like
+from .reading import REMEDY, check_alike, open_like, read_statistics
 
 # Of the largest variable, what is read at once by each thread (16 MiB).
 CHUNK_BYTES = 2**24
@@ -105,14 +105,11 @@ def _open_run(run: RunDirectory, verify: bool) -> xr.Dataset:
     chosen = [[shards[shard][leg] for leg in legs[:last]] for shard, count in begun.items() if count >= last]
     with ExitStack() as stack:
         first = [stack.enter_context(_open(part, run, verify)) for part in chosen[0]]
-        if _is_summary(first[0]):
-            first = [leg.load() for leg in first]
         others = [
             [_open_like(part, run, leg, verify) for part, leg in zip(parts, first, strict=True)] for parts in chosen[1:]
         ]
         files = stack.pop_all()
-    rows = [_along_steps(pieces) for pieces in (first, *others)]
-    dataset = pool_trajectories(rows) if _is_summary(rows[0]) else _join(rows, "trajectory")
+    dataset = _pool(run, [first, *others]) if _is_summary(first[0]) else _join_all([first, *others])
     with_data = dataset.assign(run.data().data_vars)
     complete = int(last == len(legs) and len(chosen) == len(planned))
     # Parts that were written before an extension tell of the run as it was.
@@ -128,7 +125,7 @@ def _reached(parts: dict[tuple[int, int], Part], legs: Sequence[tuple[int, int]]
 
 
 def _open(part: Part, run: RunDirectory, verify: bool) -> xr.Dataset:
-    """Open a part of a run lazily.
+    """Open a part of a run, lazily unless it holds statistics.
 
     Raises
     ------
@@ -137,9 +134,10 @@ def _open(part: Part, run: RunDirectory, verify: bool) -> xr.Dataset:
     """
     if verify:
         part.check()
-    # Statistics are small, and read at once: without dask, whose graph takes longer than they do.
-    chunks = None if "statistics" in run.manifest.run else {"trajectory": _rows(part, run)}
-    dataset = open_file(part.path, engine=ENGINE, chunks=chunks)
+    if "statistics" in run.manifest.run:
+        dataset = read_statistics(part)
+    else:
+        dataset = open_file(part.path, engine=ENGINE, chunks={"trajectory": _rows(part, run)})
     wanted = {"identity": run.manifest.identity, "trajectory": part.last - part.first, "step": part.until - part.since}
     found = {**dataset.sizes, "identity": dataset.attrs.get("identity")}
     if any(found.get(name) != value for name, value in wanted.items()):
@@ -151,6 +149,10 @@ def _open(part: Part, run: RunDirectory, verify: bool) -> xr.Dataset:
 
 def _open_like(part: Part, run: RunDirectory, first: xr.Dataset, verify: bool) -> xr.Dataset:
     """Open a part of another shard; see `_open`."""
+    if _is_summary(first):
+        dataset = _open(part, run, verify)
+        check_alike(part, first, dataset)
+        return dataset
     return open_like(part.check() if verify else part, first, _rows(part, run))
 
 
@@ -163,14 +165,27 @@ def _rows(part: Part, run: RunDirectory) -> int:
     return min(max(1, trajectories * CHUNK_BYTES // size), trajectories)
 
 
-def _along_steps(legs: Sequence[xr.Dataset]) -> xr.Dataset:
-    """Join the legs of one shard; a flag, once raised, stays."""
-    if len(legs) == 1:
-        return legs[0]
-    if _is_summary(legs[0]):
-        return pool_steps(legs)
-    whole = _join([leg.drop_vars("status") for leg in legs], "step")
-    return whole.assign(status=legs[-1]["status"])
+def _pool(run: RunDirectory, shards: Sequence[Sequence[xr.Dataset]]) -> xr.Dataset:
+    """Pool the statistics of all legs of all shards.
+
+    Raises
+    ------
+    DataError
+        If they lack what `sdebias.ensemble` writes: the files bear the right names, and are of somebody else.
+    """
+    try:
+        return derived(pool_trajectories([pool_steps(legs) if len(legs) > 1 else legs[0] for legs in shards]))
+    except (LookupError, ValueError, TypeError, AttributeError) as error:
+        raise DataError(message(str(run.path), "statistics of this run", error, REMEDY)) from None
+
+
+def _join_all(shards: Sequence[Sequence[xr.Dataset]]) -> xr.Dataset:
+    """Join the legs of each shard, and the shards; a flag, once raised, stays."""
+    rows = []
+    for legs in shards:
+        whole = _join([leg.drop_vars("status") for leg in legs], "step")
+        rows.append(whole.assign(status=legs[-1]["status"]))
+    return _join(rows, "trajectory")
 
 
 def _is_summary(dataset: xr.Dataset) -> bool:

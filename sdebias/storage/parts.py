@@ -8,6 +8,7 @@ import re
 import threading
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -27,6 +28,10 @@ Place: TypeAlias = tuple[int, int, int, int]
 # Parts are written and read by several threads, and closed by whichever collects garbage: netCDF4's library allows one
 # thread at a time, h5py's locks itself.
 ENGINE: Literal["h5netcdf"] = "h5netcdf"
+# It takes ten milliseconds for each variable, and the interpreter with them. Statistics have many variables, most of a
+# few bytes: up to this size they are netCDF-3, whose writer takes less for all of them, but does not compress.
+CLASSIC: Literal["scipy"] = "scipy"
+CLASSIC_BYTES = 2**22
 _writing = threading.Lock()
 
 
@@ -110,22 +115,29 @@ def write_named(folder: Path, stem: str, suffix: str, write: Callable[[Path], No
 
 def write_part(folder: Path, place: Place, dataset: xr.Dataset, identity: str) -> Part:
     """Write what was observed; see `write_named`."""
+
+    def write(path: Path) -> None:
+        # In a worker of dask, xarray would take a lock of the whole cluster, which a worker that dies may keep. dask's
+        # settings are those of the process: one thread at a time sets and resets them.
+        with _writing, dask.config.set(scheduler="threads"):
+            content = _encoded(dataset)
+        path.write_bytes(content)  # by way of memory: HDF5 does not survive a disk that is full
+
+    return Part(*place, write_named(folder, _stem("part", place), ".nc", write, identity), identity)
+
+
+def _encoded(dataset: xr.Dataset) -> memoryview:
+    """Return the bytes of a netCDF file."""
+    if dataset.attrs.get("kind") == "statistics" and dataset.nbytes <= CLASSIC_BYTES:
+        with suppress(ValueError):  # a number above 2^31, or a name, that netCDF-3 cannot hold
+            return dataset.to_netcdf(engine=CLASSIC, format="NETCDF3_64BIT")
     # Counts are mostly zeros; floating noise does not compress, and what is read in pieces is better stored as it is.
     packed = [
         name
         for name, variable in dataset.data_vars.items()
         if variable.dtype.kind in "iu" and "trajectory" not in variable.dims
     ]
-    encoding = {name: {"zlib": True, "complevel": 1} for name in packed}
-
-    def write(path: Path) -> None:
-        # In a worker of dask, xarray would take a lock of the whole cluster, which a worker that dies may keep. dask's
-        # settings are those of the process: one thread at a time sets and resets them.
-        with _writing, dask.config.set(scheduler="threads"):
-            content = dataset.to_netcdf(engine=ENGINE, encoding=encoding)
-        path.write_bytes(content)  # by way of memory: HDF5 does not survive a disk that is full
-
-    return Part(*place, write_named(folder, _stem("part", place), ".nc", write, identity), identity)
+    return dataset.to_netcdf(engine=ENGINE, encoding={name: {"zlib": True, "complevel": 1} for name in packed})
 
 
 def write_state(folder: Path, place: Place, arrays: dict[str, np.ndarray], identity: str) -> Part:
@@ -164,7 +176,7 @@ def foreign_state(part: Part, got: object) -> DataError:
     return DataError(message(str(part.path), "arrays of numbers: the state of a walk", got, remedy))
 
 
-def open_file(path: Path, *, engine: Literal["netcdf4", "h5netcdf"] = "netcdf4", **options: Any) -> xr.Dataset:
+def open_file(path: Path, *, engine: Literal["netcdf4", "h5netcdf", "scipy"] = "netcdf4", **options: Any) -> xr.Dataset:
     """Open a netCDF file of this package, lazily where `chunks` are among the options of `xr.open_dataset`.
 
     Raises
@@ -174,7 +186,7 @@ def open_file(path: Path, *, engine: Literal["netcdf4", "h5netcdf"] = "netcdf4",
     """
     try:
         dataset = xr.open_dataset(path, engine=engine, **options)
-    except (OSError, ValueError, RuntimeError, AttributeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, AttributeError, LookupError, TypeError) as error:
         raise DataError(message(str(path), "a netCDF file", f"something else ({error})", "check the file")) from None
     try:
         return validate(dataset)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ import sdebias as sb
 from experiments.faults import Job, differences, flip, parts_of, rename_to_hash, small_job, small_pieces
 from sdebias.errors import DataError, OutputError
 from sdebias.storage import RunDirectory, merge
+from sdebias.storage import parts as parts_module
 from sdebias.storage.parts import Part
 
 
@@ -133,26 +136,91 @@ def test_files_are_closed(finished: Path) -> None:
     assert len(os.listdir("/dev/fd")) == before
 
 
-def test_statistics_of_many_parts(small: Job, tmp_path: Path) -> None:
-    """Sketches of shards have different keys; counts are the same, moments up to the rounding of their sums."""
+@pytest.fixture
+def statistics_job(small: Job) -> Job:
     arguments = {key: value for key, value in small.arguments.items() if key != "save"}
     more = {"statistics": ["mean", "covariance", "quantiles"], "save": ["loss", "theta"]}
-    job = replace(small, arguments={**arguments, **more, "steps": 40})
-    with small_pieces(2**14):
-        job.run(tmp_path / "run")
-    parts = parts_of(tmp_path / "run")
-    assert len({(part.since, part.until) for part in parts}) > 1
-    keys = set()
-    for part in parts:
-        with xr.open_dataset(part.path, engine="h5netcdf") as opened:
-            keys.add(opened.sizes["loss_key"])
-    assert len(keys) > 1
-    with sb.open(tmp_path / "run") as found:
-        whole = job.simulate()
-        moments = [name for name in map(str, whole) if name.endswith(("_mean", "_error", "_variance", "_covariance"))]
-        assert differences(found.drop_vars(moments), whole.drop_vars(moments)) == []
-        for name in moments:
-            xr.testing.assert_allclose(found[name], whole[name], rtol=1e-9, atol=1e-12)
+    return replace(small, arguments={**arguments, **more, "steps": 40})
+
+
+class TestStatistics:
+    def test_of_many_parts(self, statistics_job: Job, tmp_path: Path) -> None:
+        """Sketches of shards have different keys; counts are the same, moments up to the rounding of their sums."""
+        with small_pieces(2**14):
+            statistics_job.run(tmp_path / "run")
+        parts = parts_of(tmp_path / "run")
+        assert len({(part.since, part.until) for part in parts}) > 1
+        keys = set()
+        for part in parts:
+            with xr.open_dataset(part.path) as opened:
+                keys.add(opened.sizes["loss_key"])
+        assert len(keys) > 1
+        with sb.open(tmp_path / "run") as found:
+            whole = statistics_job.simulate()
+            moments = [
+                name for name in map(str, whole) if name.endswith(("_mean", "_error", "_variance", "_covariance"))
+            ]
+            assert differences(found.drop_vars(moments), whole.drop_vars(moments)) == []
+            for name in moments:
+                xr.testing.assert_allclose(found[name], whole[name], rtol=1e-9, atol=1e-12)
+
+    def test_in_either_format_they_are_the_same(
+        self, statistics_job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Small ones are netCDF-3, which has other integers and text, and numbers the other way round."""
+        found = []
+        for name, limit, begin in (("small", parts_module.CLASSIC_BYTES, b"CDF"), ("large", 0, b"\x89HDF")):
+            monkeypatch.setattr(parts_module, "CLASSIC_BYTES", limit)
+            statistics_job.run(tmp_path / name)
+            assert all(part.path.read_bytes().startswith(begin) for part in parts_of(tmp_path / name))
+            found.append(sb.open(tmp_path / name))
+        assert differences(*found) == []
+        for label, variable in found[0].variables.items():
+            assert variable.dtype.isnative
+            attributes = [{key: str(value) for key, value in each[label].attrs.items()} for each in found]
+            assert attributes[0] == attributes[1]
+        assert found[0]["loss_sketch"].dtype == found[1]["loss_sketch"].dtype == np.int64
+
+    def test_what_netcdf_3_cannot_hold_is_kept_all_the_same(self, statistics_job: Job, tmp_path: Path) -> None:
+        large = replace(statistics_job, arguments={**statistics_job.arguments, "seed": 2**40})
+        large.run(tmp_path / "run")
+        assert sb.open(tmp_path / "run").attrs["seed"] == 2**40
+
+    def test_parts_hold_what_does_not_follow(self, statistics_job: Job, tmp_path: Path) -> None:
+        statistics_job.run(tmp_path / "run")
+        follows = {f"{name}_{what}" for name in ("loss", "theta") for what in ("variance", "mean_error", "quantile")}
+        with xr.open_dataset(parts_of(tmp_path / "run")[0].path) as part:
+            assert follows.isdisjoint(part.variables)
+        assert follows <= set(sb.open(tmp_path / "run"))
+
+    def test_a_part_that_is_not_like_the_others(self, statistics_job: Job, tmp_path: Path) -> None:
+        with small_pieces(2**14):
+            statistics_job.run(tmp_path / "run")
+        part = parts_of(tmp_path / "run")[-1]
+        with xr.open_dataset(part.path) as opened:
+            other = opened.load().drop_vars("loss_mean")
+        other.to_netcdf(part.path, engine="scipy")
+        rename_to_hash(part.path, part.identity)
+        with pytest.raises(DataError, match=r"a part of this run, loss_mean .*, got None"):
+            sb.open(tmp_path / "run")
+
+    def test_damage_is_refused_in_our_own_words(self, statistics_job: Job, tmp_path: Path) -> None:
+        """Where nobody looks at the hash, a number may be another, but nothing fails from below."""
+        statistics_job.run(tmp_path / "run")
+        path = parts_of(tmp_path / "run")[0].path
+        rng, whole, refused = random.Random(0), path.read_bytes(), []
+        for count in range(300):
+            data = bytearray(whole)
+            for _ in range(rng.choice([1, 2, 8])):
+                data[rng.randrange(5000)] ^= 1 << rng.randrange(8)
+            path.write_bytes(data if count % 3 else data[: rng.randrange(len(data))])
+            try:
+                with warnings.catch_warnings(action="ignore"):
+                    sb.open(tmp_path / "run", verify=False)
+            except DataError as error:
+                refused.append(str(error))
+        assert 100 < len(refused) < 300
+        assert not any("\n" in told for told in refused)
 
 
 class TestMerge:

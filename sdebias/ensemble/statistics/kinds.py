@@ -20,7 +20,6 @@ from ...errors import (
     nearest,
     shown,
 )
-from ...pooling import mean_errors
 from ...specs import from_named
 from ..accumulators import Accumulator, Counts, Moments, Sketch
 from ..observables import Observable, canonical
@@ -59,9 +58,9 @@ class Statistic(ABC):
 
     @abstractmethod
     def results(self, accumulator: Any) -> Results:
-        """Return its variables, and in ``count`` how many values they are of."""
+        """Return its variables, and in ``count`` how many values they are of; see `pooling.derived` for others."""
 
-    def attributes(self) -> dict[str, str | int | float]:
+    def attributes(self) -> dict[str, Any]:
         """Return what its variables say besides."""
         return {}
 
@@ -78,14 +77,11 @@ class Mean(Statistic):
         return Moments(cells, full=False)
 
     def results(self, accumulator: Moments) -> Results:
-        """Return mean, standard error and unbiased variance."""
-        count, variance = accumulator.arrays["count"], accumulator.variance()
-        return {
-            "count": (COUNT, count),
-            "mean": (EACH, accumulator.mean()),
-            "mean_error": (EACH, mean_errors(count, variance)),
-            "variance": (EACH, variance),
-        }
+        """Return mean and unbiased variance, or where there are all products, covariance."""
+        found = {"count": (COUNT, accumulator.arrays["count"]), "mean": (EACH, accumulator.mean())}
+        if accumulator.full:
+            return {**found, "covariance": ((*EACH, "other_..."), accumulator.spread())}
+        return {**found, "variance": (EACH, accumulator.spread())}
 
 
 @dataclass(frozen=True)
@@ -104,10 +100,6 @@ class Covariance(Mean):
     def accumulator(self, cells: tuple[int, ...], grid: Sequence[int]) -> Moments:
         """Return moments with all products."""
         return Moments(cells, full=True)
-
-    def results(self, accumulator: Moments) -> Results:
-        """Return the unbiased covariance, too."""
-        return {**super().results(accumulator), "covariance": ((*EACH, "other_..."), accumulator.covariance())}
 
 
 @dataclass(frozen=True)
@@ -151,17 +143,13 @@ class Quantiles(Statistic):
         return Sketch(cells, self.accuracy, self.smallest)
 
     def results(self, accumulator: Sketch) -> Results:
-        """Return the quantiles, and the counts that they come from."""
+        """Return the counts that quantiles come from."""
         counts = accumulator.arrays["sketch"]
-        return {
-            "count": (COUNT, counts.sum(-1)[..., 0]),
-            "quantile": (("quantile", *EACH), accumulator.quantiles(self.levels)),
-            "sketch": ((*EACH, "key"), counts),
-        }
+        return {"count": (COUNT, counts.sum(-1)[..., 0]), "sketch": ((*EACH, "key"), counts)}
 
-    def attributes(self) -> dict[str, str | int | float]:
-        """Return how exact they are."""
-        return {"relative_accuracy": self.accuracy, "counts_as_zero": self.smallest}
+    def attributes(self) -> dict[str, Any]:
+        """Return which quantiles are wanted, and how exact they are."""
+        return {"levels": list(self.levels), "relative_accuracy": self.accuracy, "counts_as_zero": self.smallest}
 
 
 @dataclass(frozen=True)
@@ -220,7 +208,7 @@ class Histogram(Statistic):
         dims = ("replicate", "group", "...", "bin")
         return {"histogram": (dims, accumulator.arrays["histogram"])}
 
-    def attributes(self) -> dict[str, str | int | float]:
+    def attributes(self) -> dict[str, Any]:
         """Return what is pooled."""
         return {"since": self.since}
 

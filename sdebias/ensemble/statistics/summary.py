@@ -13,14 +13,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ...schema import SUMMARIES
+from ...schema import statistic_attributes
 from ..accumulators import Accumulator, Arrays, Moments, Sketch, checked_array
 from ..observables import Observable
 from ..record import Recorder
 from .kinds import COUNT, Covariance, Histogram, Quantiles, Statistic
-
-# Many small numbers, which files hold compressed.
-LARGE = ("sketch", "histogram")
 
 
 class Summary(Recorder):
@@ -111,19 +108,19 @@ class Summary(Recorder):
                 found.add(part.arrays[name][kind], part.saves)
 
     def variables(self) -> dict[str, Any]:
-        """Return the statistics, as variables of a dataset of kind "statistics"."""
+        """Return the statistics, as variables of a dataset of kind "statistics"; see `pooling.derived` for others."""
         found: dict[str, Any] = {"status": self.status, "trajectories_used": self._labelled(COUNT, self._used, None)}
         for statistic in self._statistics:
             for name, observable in self._observables.items():
                 if not statistic.of(name):
                     continue
+                given = observable.attributes
+                told = {"observable_long_name": given["long_name"], "observable_units": given.get("units", "1")}
                 for suffix, (dims, array) in statistic.results(self._kept[name][statistic.kind]).items():
                     variable = self._labelled(dims, array, observable)
-                    of = {"observable": name, "statistic": suffix}
-                    attributes = SUMMARIES[suffix].attributes_of(observable.attributes) | of
-                    if suffix in LARGE:
-                        variable.encoding = {"zlib": True}
-                    found[f"{name}_{suffix}"] = variable.assign_attrs(attributes | statistic.attributes())
+                    attributes = statistic_attributes(suffix, name, *told.values())
+                    more = told if suffix == "count" else statistic.attributes()
+                    found[f"{name}_{suffix}"] = variable.assign_attrs(attributes | more)
         return found
 
     def _labelled(self, dims: Sequence[str], array: np.ndarray, observable: Observable | None) -> xr.DataArray:
@@ -150,7 +147,6 @@ class Summary(Recorder):
         found: dict[str, Any] = {}
         for statistic in self._statistics:
             if isinstance(statistic, Quantiles):
-                found["quantile"] = list(statistic.levels)
                 for name, mine in self._kept.items():
                     counts, first = (mine[Sketch].arrays[key] for key in ("sketch", "sketch_first"))
                     found[f"{name}_key"] = np.arange(int(first), int(first) + counts.shape[-1])
