@@ -69,7 +69,7 @@ def damaged(seeds: Sequence[int], folder: Path, *, sealed: bool = True, kind: st
 
 HEAD = """Made by `make fuzz`, not by hand, and the same at every call. Each *configuration* was a valid one, mutated
 in one to three places, or in its characters; one that is accepted is simulated, and its dataset compared with what it
-says. Each *file* was one of the package, or a run directory, of which bits were flipped, stretches cut, inserted or
+says. Each *file* was one of the package, or a run directory with trajectories or statistics, of which bits were flipped, stretches cut, inserted or
 overwritten, attributes, names, dims or values changed, or which something else replaced; it is opened in every way that
 the package has, in a process that may die of it.
 

@@ -29,7 +29,7 @@ Change = Callable[[random.Random, Path], None]
 
 
 def originals(folder: Path) -> list[Path]:
-    """Make files of each sort, and a run directory; return them."""
+    """Make files of each sort, and run directories; return them."""
     rng = np.random.default_rng(0)
     problem = sb.problems.HadamardRegression(
         rng.standard_normal((6, 2)), rng.standard_normal(6), features=["a", "b"], initial={"p": 1.0, "q": 0.3}
@@ -37,11 +37,14 @@ def originals(folder: Path) -> list[Path]:
     symmetry, sgd = sb.symmetry.Rescaling("p", "q"), sb.SGD(learning_rate=0.01)
     arguments: dict[str, Any] = {"symmetry": symmetry, "trajectories": 5, "steps": 4, "save_every": 1}
     ensemble = sb.simulate(problem, sgd, progress=False, **arguments)
-    statistics = sb.simulate(problem, sgd, progress=False, statistics=["mean", "quantiles"], **arguments)
+    kept = ["mean", "quantiles"]
+    statistics = sb.simulate(problem, sgd, progress=False, statistics=kept, **arguments)
     comparison = sb.compare(ensemble, sb.predict_orbit_drift(ensemble, problem, symmetry))
     made = {"ensemble": ensemble, "statistics": statistics, "comparison": comparison}
-    sb.run(problem, sgd, folder / "run", progress=False, **arguments)
-    return [*(save_dataset(dataset, folder / f"{name}.nc") for name, dataset in made.items()), folder / "run"]
+    runs = [folder / "run", folder / "statistics"]
+    sb.run(problem, sgd, runs[0], progress=False, **arguments)
+    sb.run(problem, sgd, runs[1], progress=False, statistics=kept, **arguments)
+    return [*(save_dataset(dataset, folder / f"{name}.nc") for name, dataset in made.items()), *runs]
 
 
 # -- bytes ---------------------------------------------------------------------------------------------------------
