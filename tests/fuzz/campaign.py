@@ -69,9 +69,9 @@ def damaged(seeds: Sequence[int], folder: Path, *, sealed: bool = True, kind: st
 
 HEAD = """Made by `make fuzz`, not by hand, and the same at every call. Each *configuration* was a valid one, mutated
 in one to three places, or in its characters; one that is accepted is simulated, and its dataset compared with what it
-says. Each *file* was one of the package, or a run directory with trajectories or statistics, of which bits were flipped, stretches cut, inserted or
-overwritten, attributes, names, dims or values changed, or which something else replaced; it is opened in every way that
-the package has, in a process that may die of it.
+says. Each *file* was one of the package, or a run directory with trajectories or statistics, of which bits were
+flipped, stretches cut, inserted or overwritten, attributes, names, dims or values changed, or which something else
+replaced; it is opened in every way that the package has, in a process that may die of it.
 
 *Right* gave what was asked for, and where only bytes were changed, what was written; *refused* was in one line; *wrong*
 is a traceback, or a result that is not what it says. Files without their hash are as another program writes them: there
