@@ -62,15 +62,17 @@ def peaks(cases: Mapping[str, tuple[Any, ...]], allowed: Sequence[int]) -> dict[
 
 
 def thread_times(cases: Mapping[str, tuple[Any, ...]], allowed: Sequence[int], rounds: int = 5) -> list[dict[str, Any]]:
-    """Return the medians of each case with one thread and with two, measured in turn."""
+    """Return the medians of each case with one thread, with two, and in two processes at once, measured in turn."""
     rows = []
     for name, case in cases.items():
-        with worker(allowed, 1) as one, worker(allowed, 2) as two:
-            times: dict[int, list[float]] = {1: [], 2: []}
-            for process in (one, two):
+        with worker(allowed, 1) as one, worker(allowed, 2) as two, worker(allowed[:1], 1) as other:
+            times: dict[str, list[float]] = {"1": [], "2": [], "apart": []}
+            for process in (one, two, other):
                 process.submit(seconds, *case).result()
             for _ in range(rounds):
-                times[1].append(one.submit(seconds, *case).result())
-                times[2].append(two.submit(seconds, *case).result())
-        rows.append({"name": name, **{str(count): statistics.median(values) for count, values in times.items()}})
+                times["1"].append(one.submit(seconds, *case).result())
+                times["2"].append(two.submit(seconds, *case).result())
+                both = [process.submit(seconds, *case) for process in (one, other)]
+                times["apart"].append(max(future.result() for future in both))
+        rows.append({"name": name, **{count: statistics.median(values) for count, values in times.items()}})
     return rows

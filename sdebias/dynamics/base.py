@@ -203,6 +203,10 @@ class Dynamics(ABC):
         """Return the number of solver steps for which random numbers are drawn at once."""
         return chunk
 
+    def piece(self, draws: Draws, first: int, count: int) -> Draws:
+        """Return the draws of `count` steps of a window, from one on."""
+        return {name: drawn[first : first + count] for name, drawn in draws.items()}
+
     def windows_ahead(self, window: int, lead: tuple[int, ...]) -> int:
         """Return the number of windows whose random numbers are drawn at once, on an axis after that of the steps."""
         return 1

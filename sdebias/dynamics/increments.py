@@ -165,6 +165,15 @@ def draw(kind: str, steps: int, shape: tuple[int, ...], generator: torch.Generat
     return drawn.view(full)
 
 
+def piece(kind: str, drawn: Tensor, first: int, count: int) -> Tensor:
+    """Return what was drawn for `count` steps from one on; of bits, within one word."""
+    if kind == "gaussian":
+        return drawn[first : first + count]
+    bits = 32 // WORD_STEPS[kind]
+    word, place = divmod(first, WORD_STEPS[kind])
+    return (drawn[word : word + 1].view(torch.int32) >> (place * bits)).view(torch.float32)
+
+
 def read(kind: str, drawn: Tensor, step: int, dtype: torch.dtype) -> Tensor:
     """Return the increment of one step of what was drawn, of mean 0 and variance 1, shape as drawn.
 

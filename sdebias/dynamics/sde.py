@@ -224,6 +224,16 @@ class SGDSDE(Dynamics):
         """Whether the solve is a loop over `advance`, or torchsde's own."""
         return self.engine == "fused" and self.method == "euler"
 
+    def window(self, chunk: int) -> int:
+        """Return the number of solver steps for which increments are drawn at once: of bits, the chunks of one word."""
+        if self.increments == "gaussian" or self.bound_problem.stream is not None:
+            return chunk
+        return max(increments.WORD_STEPS[self.increments] // chunk, 1) * chunk
+
+    def piece(self, draws: Draws, first: int, count: int) -> Draws:
+        """Return the increments of `count` steps of a window; see `Dynamics.piece`."""
+        return {name: increments.piece(self.increments, drawn, first, count) for name, drawn in draws.items()}
+
     def windows_ahead(self, window: int, lead: tuple[int, ...]) -> int:
         """Return how many windows are drawn at once: several where they are few bits, for which calls take longest."""
         if self.increments == "gaussian" or self.bound_problem.stream is not None:

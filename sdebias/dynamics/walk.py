@@ -161,7 +161,7 @@ class Walk:
         if self._advance is None or count < self._chunk:
             return advance(self.dynamics, self.theta, draws, rates, count, every, place)
         if self._chunk < self._window:
-            draws = {name: drawn[place : place + count] for name, drawn in draws.items()}
+            draws = self.dynamics.piece(draws, place, count)
         return self._advance(self.theta, draws, rates, count, every)
 
     def _draw(self) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..dynamics.base import Dynamics
+from ..dynamics.sde import SGDSDE
 from ..dynamics.walk import Walk, longest_chunk
 from ..errors import InputError, check_positive, message
 from ..problems.base import Problem
@@ -72,11 +73,14 @@ class _Step:
     ----------
     numbers : int
         That it writes for one trajectory of all replicates.
+    kept : int
+        Of them, those that compiled steps may write, too: they turn random bits to increments where these are used.
     chunk : int
         Steps that one compiled chunk may hold.
     """
 
     numbers: int
+    kept: int
     chunk: int
 
 
@@ -111,7 +115,7 @@ def choose_sizes(
         known[key] = _count_step(dynamics)
     numbers = known[key].numbers
     if block is None:
-        block = _power_of_two(STEP_NUMBERS[kind] // max(numbers, 1))
+        block = _power_of_two(STEP_NUMBERS[kind] // max(known[key].kept, 1))
         block = min(max(block, SMALLEST_BLOCK), LARGEST_BLOCK[kind])
     chunk = min(longest_chunk(dynamics, block), known[key].chunk)
     fewest, most = SAVES_PER_SEGMENT
@@ -170,14 +174,23 @@ def result_bytes(
 
 def _count_step(dynamics: Dynamics, points: int = 2) -> _Step:
     """Count what a solver step does."""
+    counter = _counted_step(dynamics, points)
+    operations = max(-(-counter.operations // dynamics.substeps), 1)
+    most = ELEMENTWISE_CHUNK_OPERATIONS if counter.elementwise else CHUNK_OPERATIONS
+    kept = counter.written
+    if isinstance(dynamics, SGDSDE) and dynamics.increments != "gaussian":
+        kept = _counted_step(dataclasses.replace(dynamics, increments="gaussian"), points).written
+    each = dynamics.substeps * points
+    return _Step(-(-counter.written // each), -(-kept // each), max(most // operations, 1))
+
+
+def _counted_step(dynamics: Dynamics, points: int) -> OperationCounter:
     problem = dynamics.bound_problem
     generator = torch.Generator(problem.device).manual_seed(0)
     walk = Walk(dynamics, problem.draw_initial(points, generator), generator, dynamics.substeps)
     with OperationCounter() as counter:
         walk.run([0, 1])
-    operations = max(-(-counter.operations // dynamics.substeps), 1)
-    most = ELEMENTWISE_CHUNK_OPERATIONS if counter.elementwise else CHUNK_OPERATIONS
-    return _Step(-(-counter.written // (dynamics.substeps * points)), max(most // operations, 1))
+    return counter
 
 
 def _fit(longest: int, interval: int, saves: int) -> int:

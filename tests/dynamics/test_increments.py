@@ -25,8 +25,10 @@ from sdebias.dynamics.increments import (
     FastBits,
     box_muller,
     draw,
+    piece,
     read,
 )
+from sdebias.dynamics.walk import Walk, advance
 from sdebias.errors import InputError
 
 SOURCES = (torch.Generator, FastBits)
@@ -85,6 +87,40 @@ def stream(seed: int) -> FastBits:
     rng = FastBits()
     rng.manual_seed(seed)
     return rng
+
+
+@pytest.mark.parametrize(
+    ("kind", "steps", "length"), [("gaussian", 12, 4), ("rademacher", 30, 10), ("three-point", 2, 1)]
+)
+def test_pieces_of_a_window_are_its_steps(kind: str, steps: int, length: int) -> None:
+    drawn = draw(kind, steps, (50, 3), torch.Generator().manual_seed(0))
+    for first in range(0, steps, length):
+        part = piece(kind, drawn, first, length)
+        for step in range(length):
+            whole = read(kind, drawn, first + step, torch.float64)
+            torch.testing.assert_close(read(kind, part, step, torch.float64), whole, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["rademacher", "three-point"])
+def test_chunks_that_share_words_walk_as_steps_do(kind: Any) -> None:
+    """A window holds the chunks of one word; each gets its bits moved to where the first has them."""
+    problem = sb.problems.HadamardRegression([[1.0]], [1.0])
+    dynamics = sb.SGDSDE(learning_rate=0.1, noise="isotropic", temperature=0.1, increments=kind).bind(problem)
+    chunk = 10 if kind == "rademacher" else 1
+    assert dynamics.window(chunk) == {"rademacher": 30, "three-point": 2}[kind]
+    calls = []
+
+    def chunks(*arguments: Any) -> list[torch.Tensor]:
+        calls.append(arguments[3])
+        return advance(dynamics, *arguments)
+
+    paths = []
+    for function in (None, chunks):
+        theta = problem.draw_initial(8, torch.Generator().manual_seed(1))
+        walk = Walk(dynamics, theta, torch.Generator().manual_seed(2), chunk, advance=function)
+        paths.append(walk.run([0, 30, 45]))
+    torch.testing.assert_close(*paths, rtol=0, atol=0)
+    assert len(calls) > 1
 
 
 @pytest.mark.parametrize("count", [MANY - 1, MANY, MANY + 1 + 1, 2**20])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from conftest import regression
@@ -66,6 +69,17 @@ def test_a_budget_makes_blocks_smaller() -> None:
     assert tight.block == 256
     with pytest.raises(InputError, match="memory: expected at least .* bytes, for one trajectory, got 1000"):
         choose_sizes(dynamics, saves=8, interval=10, budget=1000)
+
+
+@pytest.mark.parametrize("kind", ["rademacher", "three-point"])
+def test_blocks_are_those_of_normals(kind: Any) -> None:
+    """Bits take room where they are expanded; compiled steps do that in registers."""
+    choices = (
+        choose_sizes(replace(SDE, increments=i).bind(big(32, 64)), saves=1, interval=60) for i in ("gaussian", kind)
+    )
+    normal, bits = choices
+    assert SMALLEST_BLOCK < normal.block == bits.block < LARGEST_BLOCK["cpu"]
+    assert bits.numbers > normal.numbers
 
 
 def test_replicates_share_a_block() -> None:
