@@ -38,8 +38,8 @@ log = logging.getLogger("sdebias")
 
 # Work of a shard, in numbers written: about a second, of which writing a file takes little.
 SHARD_NUMBERS = 2**30
-# Eight times as much where that leaves so many shards, for workers; threads share the blocks of each.
-FEW_SHARDS = 4
+# Four times as much where that leaves so many shards, for workers; threads share the blocks of each.
+FEW_SHARDS = 8
 # Shards above which they become larger instead: each is a file, or more, to be listed and opened.
 SHARDS = 2**11
 # Results of a shard that are held in memory before they are written; and once more as a file, while they are.
@@ -199,7 +199,7 @@ def _pieces(
     block, saves = plan.sizes.block, len(plan.grid)
     room = LEG_BYTES if memory is None else min(LEG_BYTES, parse_memory(memory) // (4 * workers(plan.problem)))
     work = max(plan.sizes.numbers * block * plan.grid[-1] * plan.dynamics.substeps, 1)
-    few = max(SHARD_NUMBERS // work, min(8 * SHARD_NUMBERS // work, -(-plan.blocks // FEW_SHARDS)))
+    few = max(SHARD_NUMBERS // work, min(4 * SHARD_NUMBERS // work, -(-plan.blocks // FEW_SHARDS)))
     blocks = max(1, min(max(few, plan.blocks // SHARDS), room // max(plan.result_bytes(block, saves), 1)))
     # A block that was not used up is walked again, alone, for the trajectories that it has left.
     begun = shards[-1][1] if shards else 0
