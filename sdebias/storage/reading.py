@@ -75,7 +75,7 @@ def check_alike(part: Part, first: xr.Dataset, found: xr.Dataset) -> None:
 def _pattern(variable: xr.Variable) -> tuple[str, list[tuple[str, int | None]]]:
     """Return what variables of the same name have in common."""
     free = [dim == "trajectory" or str(dim).endswith("_key") for dim in variable.dims]
-    sizes = [None if any_ else size for any_, size in zip(free, variable.shape, strict=True)]
+    sizes = [None if varies else size for varies, size in zip(free, variable.shape, strict=True)]
     return variable.dtype.kind, list(zip(map(str, variable.dims), sizes, strict=True))
 
 
