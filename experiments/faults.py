@@ -25,6 +25,7 @@ import xarray as xr
 
 import sdebias as sb
 from sdebias.dynamics.base import Dynamics
+from sdebias.ensemble.plan import make_plan
 from sdebias.ensemble.run import run
 from sdebias.storage import RunDirectory
 from sdebias.storage.directory import MANIFEST
@@ -65,6 +66,15 @@ class Job:
     def run(self, folder: Path, **options: Any) -> xr.Dataset:
         """Run in a directory, or continue there."""
         return run(self.problem, self.dynamics, folder, progress=False, **{**self.arguments, **options})
+
+
+@contextmanager
+def shards_of(blocks: int, job: Job) -> Iterator[None]:
+    """Give each shard of a job so many blocks, and one leg."""
+    plan = make_plan(job.problem, job.dynamics, **job.arguments)
+    work = plan.sizes.numbers * plan.sizes.block * plan.grid[-1] * plan.dynamics.substeps
+    with mock.patch.multiple("sdebias.ensemble.run", LEG_BYTES=2**27, SHARD_NUMBERS=blocks * work):
+        yield
 
 
 def small_job(seed: int = 0, data: int = 0, **more: Any) -> Job:

@@ -17,7 +17,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -51,6 +51,7 @@ from .faults import (
     parts_of,
     plant_pickle,
     read_only,
+    shards_of,
     small_job,
     small_pieces,
     truncate,
@@ -105,6 +106,8 @@ class Victim:
         Of the run.
     worker : bool
         Whether one of the run's workers is killed, or the process that runs.
+    statistics : bool
+        Whether the run keeps statistics, in shards of two blocks, which are compared with those of a run in peace.
     """
 
     name: str
@@ -112,11 +115,13 @@ class Victim:
     threads: int = 1
     scheduler: str | None = None
     worker: bool = False
+    statistics: bool = False
 
 
 VICTIMS = (
     Victim("a run on 1 thread", 0.32),
     Victim("a run on 2 threads", 0.32, threads=2),
+    Victim("a run with statistics on 2 threads", 0.16, threads=2, statistics=True),
     Victim("a worker of a run by `local:2`", 0.28, scheduler="local:2", worker=True),
     Victim("the main process of a run by `local:2`", 0.08, scheduler="local:2"),
 )
@@ -154,6 +159,8 @@ class Report:
     def __init__(self, folder: Path, job: Job, kills: int) -> None:
         self.folder, self.job, self.kills = folder, job, kills
         self.long = replace(job, arguments={**job.arguments, "steps": 1000})
+        kept = {"trajectories": 150, "save": ["loss"], "statistics": ["covariance", "quantiles"]}
+        self.kept = replace(job, arguments={**job.arguments, **kept})
         self.rows: list[Row] = []
 
     def half_done(self, name: str) -> Path:
@@ -180,8 +187,8 @@ class Report:
         self.compared(folder, row, harmed, job or self.job)
         self.note(row)
 
-    def compared(self, folder: Path, row: Row, harmed: int, job: Job) -> None:
-        """Continue a run in one process, and compare it with the whole.
+    def compared(self, folder: Path, row: Row, harmed: int, job: Job, whole: xr.Dataset | None = None) -> None:
+        """Continue a run in one process, and compare it with the whole, by default what `simulate` returns.
 
         Where nothing was seen before, what is seen is how that ended; of states that were `harmed`, whether as many
         were set aside.
@@ -195,7 +202,7 @@ class Report:
         row.seen = row.seen or (told if not harmed else SET_ASIDE if aside == harmed else f"{aside} of {harmed}")
         row.lost += len(before - intact(folder))
         with sb.open(folder) as found:
-            row.accepted += differences(found, job.whole)
+            row.accepted += differences(found, job.whole if whole is None else whole)
 
     def killed(self, seed: int = 0) -> None:
         """Kill runs and their workers at random moments of their lives, those of being continued among them."""
@@ -204,23 +211,29 @@ class Report:
             pass  # what opening a run imports, every child would import anew
         for victim in VICTIMS:
             # Workers need seconds to come back: their run lasts longer.
-            job = self.job if victim.scheduler is None else self.long
-            start = time.monotonic()
-            in_child(partial(job.run, self.folder / f"timed-{victim.name}", checkpoint=1e-3))
-            seconds = time.monotonic() - start
-            row = Row(f"`kill -9` of {victim.name}", "", "done", times=0)
-            runs, wanted = 0, math.ceil(victim.share * self.kills)
-            while row.times < wanted:
-                folder = self.folder / f"killed-{victim.name}-{runs}"
-                runs += 1
-                for _ in range(1 if victim.worker else KILLS_OF_A_RUN):
-                    told = self._life(folder, row, job, victim, partial(random.uniform, 0, seconds), random)
-                    if told == "done" or row.times == wanted:
-                        break
-                if is_run(folder):  # else it was killed before there was anything
-                    self.compared(folder, row, 0, job)
-            row.how = f"at random moments of {seconds:.1f} s, {runs} runs; {row.half_written} files were half written"
-            self.note(row)
+            job = self.kept if victim.statistics else self.job if victim.scheduler is None else self.long
+            with shards_of(2, job) if victim.statistics else nullcontext():
+                self._kill(victim, job, random)
+
+    def _kill(self, victim: Victim, job: Job, random: Random) -> None:
+        """Kill one of the victims; see `killed`."""
+        start, peace = time.monotonic(), self.folder / f"timed-{victim.name}"
+        in_child(partial(job.run, peace, checkpoint=1e-3))
+        seconds = time.monotonic() - start
+        whole = sb.open(peace) if victim.statistics else job.whole
+        row = Row(f"`kill -9` of {victim.name}", "", "done", times=0)
+        runs, wanted = 0, math.ceil(victim.share * self.kills)
+        while row.times < wanted:
+            folder = self.folder / f"killed-{victim.name}-{runs}"
+            runs += 1
+            for _ in range(1 if victim.worker else KILLS_OF_A_RUN):
+                told = self._life(folder, row, job, victim, partial(random.uniform, 0, seconds), random)
+                if told == "done" or row.times == wanted:
+                    break
+            if is_run(folder):  # else it was killed before there was anything
+                self.compared(folder, row, 0, job, whole)
+        row.how = f"at random moments of {seconds:.1f} s, {runs} runs; {row.half_written} files were half written"
+        self.note(row)
 
     def _life(
         self, folder: Path, row: Row, job: Job, victim: Victim, moment: Callable[[], float], random: Random

@@ -66,7 +66,10 @@ def test_the_report_of_faults_is_complete_and_clean() -> None:
     cells = [row.split(" | ") for row in rows]
     killed = [row for row in cells if row[0].startswith("`kill -9`")]
     assert sum(int(row[2]) for row in killed) >= 50
-    assert all(any(who in row[0] for row in killed) for who in ("1 thread", "2 threads", "a worker", "main process"))
+    assert all(
+        any(who in row[0] for row in killed)
+        for who in ("1 thread", "2 threads", "statistics", "a worker", "main process")
+    )
     assert all(f"\n| {fault.strip()}" in text for fault in INJECTED.split(";"))
     assert {tuple(row[-3:]) for row in cells} == {("0", "0", "0")}
 
