@@ -121,7 +121,8 @@ def simulate(
             fresh = 0 if at == 0 else 1  # the first state of a segment is the last of the one before
             record.write(walk.run(segment)[fresh:], slice(kept), first, at + fresh)
             bar.update(plan.instances * kept * (segment[-1] - segment[0]))
-        bar.set_postfix(flagged=record.flagged)
+        if not bar.disable:  # counting takes as long as some steps
+            bar.set_postfix(flagged=record.flagged)
 
     total = plan.instances * trajectories * steps
     with progress_bar(progress, total, type(dynamics).__name__) as bar, memory_errors():
