@@ -39,7 +39,8 @@ def test_a_point_of_the_growth_curves(case: str) -> None:
 
 @pytest.mark.parametrize("name", [store.MEMORY, store.STORED])
 def test_ways_to_keep_an_ensemble(name: str) -> None:
-    row = store.measure_one(name, trajectories=10, steps=40, rounds=1)
+    row = store.measure_one(name, trajectories=10, steps=40)
     assert row["seconds"] > 0
     assert (row["written"] > 0) == (name == store.STORED)
-    assert name in store.render("store", {"rows": [{**row, "name": store.VALUES}, row], "cores": 1})
+    rows = [{**row, "name": kind} for kind in {store.VALUES, name}]
+    assert name in store.render("store", {"rows": rows, "cores": 1})
