@@ -251,7 +251,7 @@ def count_cells(places: Tensor, kept: Tensor | None, width: int, first: int = 0)
     Parameters
     ----------
     places : Tensor of float64, shape=(..., coordinate, n)
-        Whole numbers; overwritten.
+        Whole numbers.
     kept : Tensor of bool, shape=(..., n), optional
         What counts.
     width, first : int
@@ -261,8 +261,10 @@ def count_cells(places: Tensor, kept: Tensor | None, width: int, first: int = 0)
     Tensor of int64, shape=(..., coordinate, width)
     """
     lead = places.shape[:-1]
-    rows = torch.arange(lead.numel(), dtype=places.dtype, device=places.device).view(*lead, 1)
-    places += rows * width - first
+    total = lead.numel() * width
+    dtype = torch.int32 if total < 2**31 - 1 else torch.int64  # the narrower one is counted in half the time
+    rows = torch.arange(lead.numel(), dtype=dtype, device=places.device) * width - first
+    index = places.to(dtype).add_(rows.view(*lead, 1))
     if kept is not None:  # what does not count goes to one place beyond all others
-        places = torch.where(kept.unsqueeze(-2), places, float(lead.numel() * width))
-    return torch.bincount(places.flatten().long(), minlength=lead.numel() * width + 1)[:-1].view(*lead, width)
+        index = torch.where(kept.unsqueeze(-2), index, total)
+    return torch.bincount(index.flatten(), minlength=total + 1)[:total].view(*lead, width)
