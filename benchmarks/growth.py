@@ -1,13 +1,17 @@
 """W6: time per trajectory-step and peak memory as steps, trajectories and parameters grow, through `simulate`.
 
-Each point has a process of its own on one core. The first call compiles; the next ones give time and peak.
+Each point has a process of its own on one core, and the points of a curve take turns. The first call compiles; the
+next ones give time and peak.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +29,25 @@ from .workloads import WORKLOADS, Hadamard
 FIGURE = Path(__file__).parent / "growth.png"
 AXES = {"steps": "steps", "trajectories": "trajectories", "parameters": "parameters d"}
 CASES = {"W1": "W1: toy, isotropic noise", "W2": "W2: Hadamard regression, n = 64, minibatch noise"}
-ENOUGH = 2.0  # seconds of timed calls, at most three of them
+FLAT = {"steps": (10**3, 10**5), "trajectories": (10**4, 10**6)}  # where the time per trajectory-step shall be flat
+ROUNDS = 5
 
 Point = tuple[str, int, int, int]  # case, trajectories, steps, parameters
 
 
 def points() -> dict[str, list[Point]]:
-    """Return the points of each sweep; the other sizes are such that a point takes seconds."""
+    """Return the points of each sweep; what does not grow is as in W1 and W2."""
     steps = [10**k for k in (2, 3, 4, 5)]
     many = [10**k for k in (2, 3, 4, 5, 6)]
     wide = [4**k for k in range(1, 7)]
     return {
-        "steps": [*(("W1", 1_000, count, 2) for count in steps), *(("W2", 64, count, 64) for count in steps)],
-        "trajectories": [*(("W1", count, 500, 2) for count in many), *(("W2", count, 10, 64) for count in many)],
+        "steps": [*(("W1", 10_000, count, 2) for count in steps), *(("W2", 1_000, count, 64) for count in steps)],
+        "trajectories": [*(("W1", count, 500, 2) for count in many), *(("W2", count, 100, 64) for count in many)],
         "parameters": [("W2", 1_000, max(20, 4_000 // size), size) for size in wide],
     }
 
 
+@functools.cache
 def problem(case: str, parameters: int) -> tuple[sb.Problem, sb.SGDSDE]:
     """Return problem and dynamics of a case; Hadamard regression has as many features as the parameters need."""
     workload = WORKLOADS[case]()
@@ -54,37 +60,40 @@ def problem(case: str, parameters: int) -> tuple[sb.Problem, sb.SGDSDE]:
     return sb.problems.HadamardRegression(*data, initial={"p": 0.7, "q": 0.4}), workload.dynamics()
 
 
-def measure_point(case: str, trajectories: int, steps: int, parameters: int) -> dict[str, Any]:
-    """Return the numbers of one point: seconds, and memory in MiB, of the first call and of later ones."""
+def call(case: str, trajectories: int, steps: int, parameters: int) -> dict[str, float]:
+    """Return the seconds of one call in this process, and in MiB its peak memory and its result."""
     model, dynamics = problem(case, parameters)
-    sizes = {"trajectories": trajectories, "steps": steps}
-    options: dict[str, Any] = {**sizes, "compile": True, "save_every": steps, "save": ["loss"]}
-    times: list[float] = []
-    memory: list[float] = []
-    result = 0.0
-    while len(times) < 2 or (len(times) < 4 and sum(times[1:]) < ENOUGH):
-        before = machine.settle()
-        start = time.perf_counter()
-        ensemble = sb.simulate(model, dynamics, progress=False, **options)
-        times.append(time.perf_counter() - start)
-        memory.append(machine.resident("VmHWM") - before)
-        result = ensemble.nbytes / machine.MIB
-        del ensemble
-    return {
-        **{"case": case, **sizes, "parameters": parameters, "result": result},
-        **{"seconds": statistics.median(times[1:]), "peak": max(memory[1:])},
-        **{"first": times[0], "first_peak": memory[0]},
-    }
+    options: dict[str, Any] = {"compile": True, "save_every": steps, "save": ["loss"], "progress": False}
+    before = machine.settle()
+    start = time.perf_counter()
+    ensemble = sb.simulate(model, dynamics, trajectories=trajectories, steps=steps, **options)
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "peak": machine.resident("VmHWM") - before, "result": ensemble.nbytes / machine.MIB}
+
+
+def sweep(cases: Sequence[Point], allowed: list[int]) -> list[dict[str, Any]]:
+    """Return the numbers of points that take turns, each in a process of its own."""
+    with ExitStack() as stack:
+        workers = [stack.enter_context(processes.worker(allowed, 1)) for _ in cases]
+        calls = [
+            [worker.submit(call, *case).result() for worker, case in zip(workers, cases, strict=True)]
+            for _ in range(1 + ROUNDS)
+        ]
+    found = []
+    for case, (first, *later) in zip(cases, zip(*calls, strict=True), strict=True):
+        point: dict[str, Any] = dict(zip(("case", "trajectories", "steps", "parameters"), case, strict=True))
+        point |= {"seconds": statistics.median(one["seconds"] for one in later), "result": first["result"]}
+        point |= {"peak": max(one["peak"] for one in later)}
+        found.append(point | {"first": first["seconds"], "first_peak": first["peak"]})
+    return found
 
 
 def measure(key: str, allowed: list[int]) -> dict[str, Any]:
     """Return all points of all sweeps, and draw the figure."""
-    sweeps: dict[str, list[dict[str, Any]]] = {}
-    for axis, cases in points().items():
-        sweeps[axis] = []
-        for case in cases:
-            with processes.worker(allowed, 1) as process:
-                sweeps[axis].append(process.submit(measure_point, *case).result())
+    sweeps = {
+        axis: [point for case in CASES for point in sweep([one for one in cases if one[0] == case], allowed)]
+        for axis, cases in points().items()
+    }
     draw(sweeps)
     return {"sweeps": sweeps}
 
@@ -92,6 +101,17 @@ def measure(key: str, allowed: list[int]) -> dict[str, Any]:
 def nanoseconds(point: dict[str, Any]) -> float:
     """Return the time per trajectory-step in ns."""
     return 1e9 * point["seconds"] / (point["trajectories"] * point["steps"])
+
+
+def flatness(axis: str, found: Sequence[dict[str, Any]]) -> str:
+    """Return how much the time per trajectory-step varies where it shall be flat."""
+    low, high = FLAT[axis]
+    parts = []
+    for case in CASES:
+        costs = [nanoseconds(point) for point in found if point["case"] == case and low <= point[axis] <= high]
+        change = 100 * (costs[-1] / costs[0] - 1)
+        parts.append(f"{case}: {change:+.0f} %, largest over smallest {max(costs) / min(costs):.2f}")
+    return f"Time per trajectory-step from {low:,} to {high:,} {axis}: {'; '.join(parts)}."
 
 
 def draw(sweeps: dict[str, list[dict[str, Any]]]) -> None:
@@ -122,9 +142,9 @@ def render(key: str, data: dict[str, Any]) -> str:
         "",
         f"![Time per trajectory-step and peak memory]({FIGURE.name})",
         "",
-        "sdebias through `simulate`, each point in a process of its own, saving the loss at the start and at the end. "
-        "The peak is above what is resident before the call, and holds the result; that of the first call holds the "
-        "compiler, too.",
+        "sdebias through `simulate`, each point in a process of its own, saving the loss at the start and at the end; "
+        f"the points of a curve take turns, medians of {ROUNDS}. The peak is above what is resident before the call, "
+        "and holds the result; that of the first call holds the compiler, too.",
     ]
     head = ["", "trajectories", "steps", "parameters", "ns / trajectory-step", "peak", "of it the result"]
     head += ["first call", "its peak"]
@@ -141,4 +161,6 @@ def render(key: str, data: dict[str, Any]) -> str:
             for point in found
         ]
         lines += ["", f"Growing {axis}:", "", markdown(head, rows)]
+        if axis in FLAT:
+            lines += ["", flatness(axis, found)]
     return "\n".join(lines)

@@ -48,8 +48,8 @@ SINE = _coefficients(lambda z: np.sin(math.pi / 4 * np.sqrt(z)) / np.sqrt(z), 3,
 COSINE = _coefficients(lambda z: np.cos(math.pi / 4 * np.sqrt(z)), 3, (0, 1))
 
 
-def box_muller(words: Tensor, out: Tensor) -> Tensor:
-    """Write float32 normals √(−2 ln u) (cos φ, sin φ) of G. E. P. Box and M. E. Muller (1958).
+def box_muller(words: Tensor) -> Tensor:
+    """Turn words into float32 normals √(−2 ln u) (cos φ, sin φ) of G. E. P. Box and M. E. Muller (1958), in place.
 
     The first of two words gives u, from 31 bits, and a sign; the second gives φ mod π/2, from 31 bits, and whether the
     two are exchanged: together the four quadrants. Logarithm, sine and cosine are polynomials, which a compiler turns
@@ -58,13 +58,12 @@ def box_muller(words: Tensor, out: Tensor) -> Tensor:
     Parameters
     ----------
     words : Tensor, shape=(2, pair), dtype=float32
-        Random bits.
-    out : Tensor, shape=(2, pair), dtype=float32
+        Random bits, which become normals: another array would not fit into a cache beside them.
 
     Returns
     -------
     Tensor, shape=(2, pair)
-        `out`.
+        `words`.
     """
     first, second = words.view(torch.int32).unbind()
     signed = first.to(torch.float32) + 0.5  # never zero; u = |signed|/2³¹
@@ -79,7 +78,7 @@ def box_muller(words: Tensor, out: Tensor) -> Tensor:
     cosine = _polynomial(COSINE, square) * radius
     cosine = torch.where(signed < 0, -cosine, cosine)
     exchanged = second < 0
-    return out.copy_(torch.stack([torch.where(exchanged, sine, cosine), torch.where(exchanged, cosine, sine)]))
+    return words.copy_(torch.stack([torch.where(exchanged, sine, cosine), torch.where(exchanged, cosine, sine)]))
 
 
 def _polynomial(coefficients: Sequence[float], x: Tensor) -> Tensor:
@@ -102,7 +101,7 @@ class FastBits(torch.Generator):
         `box_muller`, or a faster function of the same result.
     """
 
-    transform: Callable[[Tensor, Tensor], Tensor] = staticmethod(box_muller)
+    transform: Callable[[Tensor], Tensor] = staticmethod(box_muller)
 
     def words(self, count: int) -> Tensor:
         """Draw words of 32 random bits, shape (count,), held as float32 numbers."""
@@ -113,8 +112,7 @@ class FastBits(torch.Generator):
 
     def normals(self, count: int) -> Tensor:
         """Draw float32 normals, shape (count,)."""
-        words = self.words(count + count % 2).view(2, -1)
-        return self.transform(words, torch.empty_like(words)).view(-1)[:count]
+        return self.transform(self.words(count + count % 2).view(2, -1)).view(-1)[:count]
 
 
 def _source() -> np.random.SFC64:

@@ -27,7 +27,7 @@ from .walk import Draws, Rate
 # Name of the Brownian increments among the draws; the arrays of a stream have the names of the problem's data.
 INCREMENT = "increment"
 # Words of random bits, and windows of steps, that are drawn at once at most.
-WORDS_AHEAD, WINDOWS_AHEAD = 2**16, 8
+WORDS_AHEAD, WINDOWS_AHEAD = 2**16, 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

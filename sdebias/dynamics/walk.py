@@ -18,8 +18,9 @@ Advance: TypeAlias = Callable[[Tensor, Draws, Tensor | None, int, bool], list[Te
 
 # Solver steps that one chunk holds where nothing else limits it: whole words of bits.
 CHUNK = 64
-# Numbers that the random draws of a chunk may fill: what a core's own cache holds; on CUDA enough to fill the device.
-CHUNK_NUMBERS = {"cpu": 2**18, "cuda": 2**26}
+# Numbers that the random draws of a chunk may fill: so many that calls cost little, and no more; on CUDA enough to fill
+# the device.
+CHUNK_NUMBERS = {"cpu": 2**19, "cuda": 2**26}
 
 
 def longest_chunk(dynamics: Dynamics, trajectories: int) -> int:

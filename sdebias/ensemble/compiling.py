@@ -24,6 +24,8 @@ Chunk = Callable[..., list[Tensor]]  # inputs: θ, draws, and η where it is not
 
 def compiled(chunk: Chunk, inputs: list[Tensor]) -> Chunk:
     """Return a chunk of steps as compiled code for inputs of the same shapes, strides and dtypes."""
+    # Tracing runs the function, which may write to what it is given.
+    inputs = [torch.empty_strided(value.shape, value.stride(), dtype=value.dtype).copy_(value) for value in inputs]
     # Without no_grad, models do not write in place, which a compiler would have to undo.
     with torch.enable_grad():
         graph = make_fx(chunk)(*inputs)

@@ -80,8 +80,8 @@ class Engine:
         rng.transform = self._normals
         return rng
 
-    def _normals(self, words: Tensor, out: Tensor) -> Tensor:
-        return self._call("making normals", (words.shape,), lambda *inputs: [box_muller(*inputs)], [words, out])[0]
+    def _normals(self, words: Tensor) -> Tensor:
+        return self._call("making normals", (words.shape,), lambda words: [box_muller(words)], [words])[0]
 
     def _call(self, what: str, key: Hashable, plain: Chunk, inputs: list[Tensor]) -> list[Tensor]:
         """Return what a function gives for the inputs, from its faster form, which is made where there is none yet."""

@@ -30,11 +30,21 @@ def test_without_a_gpu_the_section_says_so(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("case", growth.CASES)
-def test_a_point_of_the_growth_curves(case: str) -> None:
-    point = growth.measure_point(case, trajectories=10, steps=4, parameters=4)
-    assert {"trajectories": 10, "steps": 4, "parameters": 4}.items() <= point.items()
-    assert point["seconds"] > 0
-    assert point["result"] > 10 * 2 * 4 / machine.MIB  # the loss of ten trajectories at two steps, in float32
+def test_a_call_of_the_growth_curves(case: str) -> None:
+    row = growth.call(case, trajectories=10, steps=4, parameters=4)
+    assert row["seconds"] > 0
+    assert row["result"] > 10 * 2 * 4 / machine.MIB  # the loss of ten trajectories at two steps, in float32
+
+
+def test_flatness_is_judged_where_it_is_asked_for() -> None:
+    seconds = {100: 9.0, 1_000: 10.0, 10_000: 75.0, 100_000: 800.0}
+    found = [
+        {"case": case, "trajectories": 10, "steps": steps, "seconds": value}
+        for case in growth.CASES
+        for steps, value in seconds.items()
+    ]
+    text = "-20 %, largest over smallest 1.33"
+    assert growth.flatness("steps", found).endswith(f"1,000 to 100,000 steps: W1: {text}; W2: {text}.")
 
 
 @pytest.mark.parametrize("name", [store.MEMORY, store.STORED])
