@@ -211,6 +211,10 @@ class Dynamics(ABC):
         """Return the number of windows whose random numbers are drawn at once, on an axis after that of the steps."""
         return 1
 
+    def as_compiled(self) -> Self:
+        """Return dynamics whose plain steps write as many numbers as compiled steps of these."""
+        return self
+
     @abstractmethod
     def draw(self, steps: int, lead: tuple[int, ...], generator: torch.Generator) -> Draws:
         """Draw the random numbers of `steps` solver steps of trajectories ([replicate,] trajectory)."""

@@ -241,6 +241,10 @@ class SGDSDE(Dynamics):
         words = increments.rows(self.increments, window) * math.prod(lead) * self.noise_channels
         return min(max(WORDS_AHEAD // words, 1), WINDOWS_AHEAD)
 
+    def as_compiled(self) -> Self:
+        """Return the dynamics with normals: compiled steps turn bits to increments where they are used."""
+        return self if self.increments == "gaussian" else dataclasses.replace(self, increments="gaussian")
+
     def draw(self, steps: int, lead: tuple[int, ...], generator: torch.Generator) -> Draws:
         """Draw increments, and the fresh pools of a stream, for `steps` solver steps; see `Dynamics.draw`."""
         *replicates, trajectories = lead

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ..dynamics.base import Dynamics
-from ..dynamics.sde import SGDSDE
 from ..dynamics.walk import Walk, longest_chunk
 from ..errors import InputError, check_positive, message
 from ..problems.base import Problem
@@ -177,9 +176,8 @@ def _count_step(dynamics: Dynamics, points: int = 2) -> _Step:
     counter = _counted_step(dynamics, points)
     operations = max(-(-counter.operations // dynamics.substeps), 1)
     most = ELEMENTWISE_CHUNK_OPERATIONS if counter.elementwise else CHUNK_OPERATIONS
-    kept = counter.written
-    if isinstance(dynamics, SGDSDE) and dynamics.increments != "gaussian":
-        kept = _counted_step(dataclasses.replace(dynamics, increments="gaussian"), points).written
+    compiled = dynamics.as_compiled()
+    kept = counter.written if compiled is dynamics else _counted_step(compiled, points).written
     each = dynamics.substeps * points
     return _Step(-(-counter.written // each), -(-kept // each), max(most // operations, 1))
 
