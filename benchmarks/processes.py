@@ -61,7 +61,9 @@ def peaks(cases: Mapping[str, tuple[Any, ...]], allowed: Sequence[int]) -> dict[
     return result
 
 
-def thread_times(cases: Mapping[str, tuple[Any, ...]], allowed: Sequence[int], rounds: int = 15) -> list[dict[str, Any]]:
+def thread_times(
+    cases: Mapping[str, tuple[Any, ...]], allowed: Sequence[int], rounds: int = 15
+) -> list[dict[str, Any]]:
     """Return the medians of each case with one thread, with two, and in two processes at once, measured in turn."""
     rows = []
     for name, case in cases.items():
