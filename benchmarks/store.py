@@ -72,9 +72,7 @@ def measure_one(name: str, trajectories: int = TRAJECTORIES, steps: int = STEPS)
 def measure(key: str, allowed: list[int]) -> dict[str, Any]:
     """Return the numbers of each way, each in a process of its own, measured in turn."""
     with ExitStack() as stack:
-        ways = {
-            n: stack.enter_context(processes.worker(allowed, len(allowed))) for n in (MEMORY, VALUES, ONLINE, STORED)
-        }
+        ways = {name: stack.enter_context(processes.worker(allowed, len(allowed))) for name in WAYS}
         rounds = [{n: way.submit(measure_one, n).result() for n, way in ways.items()} for _ in range(ROUNDS)]
     rows = []
     for name in ways:
