@@ -19,7 +19,7 @@ from ..symmetry import Symmetry
 from ..symmetry.checks import check_symmetry
 from . import schedule
 from .schedule import Schedule
-from .walk import Draws, Rate, Walk, longest_chunk
+from .walk import Draws, Rate, Walk, longest_chunk, numbers_drawn
 
 # Points of so few parameters are stored one parameter after the other: a SIMD instruction then works on the same
 # parameter of neighbouring trajectories.
@@ -255,8 +255,9 @@ class Dynamics(ABC):
         -------
         Tensor, shape=(len(steps), [replicate,] trajectory, parameter)
         """
-        chunk = min(longest_chunk(self, theta.shape[-2]), (steps[-1] - steps[0]) * self.substeps)
-        return Walk(self, theta, generator, chunk, steps[0]).run(steps)
+        longest = longest_chunk(numbers_drawn(self) * theta.shape[-2], theta.device.type)
+        chunk = min(longest, (steps[-1] - steps[0]) * self.substeps)
+        return Walk(self, theta, [generator], chunk, steps[0]).run(steps)
 
     def spec(self) -> dict[str, Any]:
         """Return the parameters as plain data from which a configuration can build the dynamics again."""

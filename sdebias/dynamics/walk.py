@@ -23,8 +23,8 @@ CHUNK = 64
 CHUNK_NUMBERS = {"cpu": 2**19, "cuda": 2**26}
 
 
-def longest_chunk(dynamics: Dynamics, trajectories: int) -> int:
-    """Return how many solver steps of trajectories (of each replicate) a chunk may hold."""
+def numbers_drawn(dynamics: Dynamics) -> float:
+    """Return how many random numbers a solver step of one trajectory (of each replicate) takes."""
     problem = dynamics.bound_problem
     lead = (1,) if problem.replicates is None else (problem.replicates, 1)
     generator = torch.Generator(problem.device).manual_seed(0)
@@ -33,8 +33,12 @@ def longest_chunk(dynamics: Dynamics, trajectories: int) -> int:
     few, many = (
         sum(value.numel() for value in dynamics.draw(count, lead, generator).values()) for count in (1, longest)
     )
-    each = (many - few) / (longest - 1) if longest > 1 else many
-    return min(CHUNK, max(int(CHUNK_NUMBERS[problem.device.type] / max(each * trajectories, 1)), 1))
+    return (many - few) / (longest - 1) if longest > 1 else many
+
+
+def longest_chunk(numbers: float, kind: str) -> int:
+    """Return how many solver steps, each of so many random numbers, a chunk may hold on a kind of device."""
+    return min(CHUNK, max(int(CHUNK_NUMBERS[kind] / max(numbers, 1)), 1))
 
 
 def advance(
@@ -70,7 +74,7 @@ def advance(
 
 
 class Walk:
-    """Trajectories of one seed block from a start, advanced segment by segment.
+    """Trajectories of seed blocks from a start, side by side, advanced segment by segment.
 
     Random numbers are drawn for windows of a fixed number of solver steps, counted from the start, or for several
     windows at once: with the same chunk a path is the same whatever is saved of it.
@@ -80,8 +84,9 @@ class Walk:
     dynamics : Dynamics
         Bound.
     theta : Tensor, shape=([replicate,] trajectory, parameter)
-    generator : torch.Generator
-        Stream of all random draws, on the device of `theta`.
+        Block after block, all of the same size.
+    generators : sequence of torch.Generator
+        Stream of all random draws of each block, on the device of `theta`.
     chunk : int
         Solver steps that `advance` takes in one call.
     start : int
@@ -94,34 +99,46 @@ class Walk:
         self,
         dynamics: Dynamics,
         theta: Tensor,
-        generator: torch.Generator,
+        generators: Sequence[torch.Generator],
         chunk: int,
         start: int = 0,
         advance: Advance | None = None,
     ) -> None:
         self.dynamics = dynamics
         self.theta = dynamics.arrange(theta)
-        self.generator = generator
+        self.generators = generators
         self._advance = advance
         self._window = dynamics.window(chunk)
         # A window that is longer than a chunk is a whole number of chunks.
         self._chunk = next(size for size in range(min(chunk, self._window), 0, -1) if self._window % size == 0)
-        self._ahead = dynamics.windows_ahead(self._window, tuple(theta.shape[:-1]))
+        # ([replicate,] trajectory) of one block.
+        self._lead = (*theta.shape[:-2], theta.shape[-2] // len(generators))
+        self._ahead = dynamics.windows_ahead(self._window, self._lead)
         self._start, self._at = start, 0
         self._draws: list[Draws] = []  # of each window
-        self._before_draws = generator.get_state()
+        self._before_draws = self._rng()
 
     def state(self) -> dict[str, Tensor]:
-        """Return where the walk stands, for `restore`: θ, the state of the RNG, and the solver steps taken."""
+        """Return where the walk stands, for `restore`, with an axis of the blocks in front.
+
+        It is θ, the states of the RNGs, the solver steps taken, and the windows whose random numbers are drawn at once.
+        """
+        blocks = len(self.generators)
         whole = self._at % (self._window * self._ahead) == 0
-        rng = self.generator.get_state() if whole else self._before_draws
-        return {"theta": self.theta, "rng": rng, "at": torch.tensor(self._at)}
+        return {
+            "theta": self.theta.unflatten(-2, (blocks, -1)).movedim(-3, 0),
+            "rng": torch.stack(self._rng() if whole else self._before_draws),
+            "at": torch.full((blocks,), self._at),
+            "ahead": torch.full((blocks,), self._ahead),
+        }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from where another walk of the same block stood; what follows is the same bit for bit."""
-        self.theta = self.dynamics.arrange(state["theta"].to(self.theta.device))
-        self.generator.set_state(state["rng"])
-        self._at = int(state["at"])
+        """Go on from where other walks of the same blocks stood; what follows is the same bit for bit."""
+        theta = state["theta"].to(self.theta.device)
+        self.theta = self.dynamics.arrange(theta.movedim(0, -3).flatten(-3, -2))
+        for generator, rng in zip(self.generators, state["rng"], strict=True):
+            generator.set_state(rng)
+        self._at, self._ahead = int(state["at"][0]), int(state["ahead"][0])
         if self._at % (self._window * self._ahead):
             self._draw()
 
@@ -135,7 +152,7 @@ class Walk:
         """
         # Rounding depends on the order in memory: it must be the same where another process went on from here.
         self.theta = self.dynamics.arrange(self.theta)
-        path = self.dynamics.solve(self.theta, steps, self.generator)
+        path = self.dynamics.solve(self.theta, steps, self.generators[0])
         if path is not None:
             self.theta = path[-1]
             return path
@@ -167,11 +184,24 @@ class Walk:
 
     def _draw(self) -> None:
         """Draw the random numbers of a window, or of several."""
-        self._before_draws = self.generator.get_state()
-        lead = tuple(self.theta.shape[:-1])
+        self._before_draws = self._rng()
+        lead = self._lead if self._ahead == 1 else (self._ahead, *self._lead)
+        blocks = [self.dynamics.draw(self._window, lead, generator) for generator in self.generators]
+        drawn = {name: _side_by_side([draws[name] for draws in blocks], len(lead)) for name in blocks[0]}
         if self._ahead == 1:
-            self._draws = [self.dynamics.draw(self._window, lead, self.generator)]
+            self._draws = [drawn]
             return
-        drawn = self.dynamics.draw(self._window, (self._ahead, *lead), self.generator)
         apart = [value.unbind(1) for value in drawn.values()]
         self._draws = [dict(zip(drawn, window, strict=True)) for window in zip(*apart, strict=True)]
+
+    def _rng(self) -> list[Tensor]:
+        return [generator.get_state() for generator in self.generators]
+
+
+def _side_by_side(blocks: Sequence[Tensor], axis: int) -> Tensor:
+    """Return the draws of blocks joined along the axis of their trajectories, stored in the order of one block."""
+    if len(blocks) == 1:
+        return blocks[0]
+    if blocks[0].is_contiguous():
+        return torch.cat(tuple(blocks), axis)
+    return torch.cat([block.transpose(axis, -1) for block in blocks], -1).transpose(axis, -1)

@@ -26,17 +26,20 @@ def compiled(chunk: Chunk, inputs: list[Tensor]) -> Chunk:
     """Return a chunk of steps as compiled code for inputs of the same shapes, strides and dtypes."""
     # Tracing runs the function, which may write to what it is given.
     inputs = [torch.empty_strided(value.shape, value.stride(), dtype=value.dtype).copy_(value) for value in inputs]
+    interleaved = inputs[0].stride(-1) == 1
     # Without no_grad, models do not write in place, which a compiler would have to undo.
     with torch.enable_grad():
         graph = make_fx(chunk)(*inputs)
-    graph = make_fx(_ByParts(graph, interleaved=inputs[0].stride(-1) == 1).run)(*inputs)
+    graph = make_fx(_ByParts(graph, interleaved).run)(*inputs)
     for node in graph.graph.nodes:
         node.meta.clear()
     # Called without the guards of `torch.compile`, which for small steps cost more than the steps.
     # The compiler keeps what it made for the next process only where it may ask a `ShapeEnv` what it took for granted.
     mode = FakeTensorMode(shape_env=ShapeEnv())
     examples: list[Any] = [mode.from_tensor(value, static_shapes=True) for value in inputs]
-    options = {"cpp_wrapper": True, "max_fusion_size": FUSED}
+    # Of few parameters, results are so small that each allocation counts: one for all of them. Large ones reuse memory
+    # that is still in a cache.
+    options = {"cpp_wrapper": True, "max_fusion_size": FUSED, "memory_planning": not interleaved}
     function: Chunk = torch._inductor.compile(graph, examples, options=options)
     function(*inputs)
     return function

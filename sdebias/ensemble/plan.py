@@ -118,13 +118,36 @@ class Plan:
     def _seeds(self) -> list[int]:
         return block_seeds(self.seed, self.blocks)
 
-    def walk(self, block: int) -> Walk:
-        """Return the walk of a seed block from its start; a block is always walked whole."""
-        device = self.problem.device
-        rng = torch.Generator(device) if self.engine is None else self.engine.generator(device)
-        rng.manual_seed(self._seeds[block])
-        theta = self.start(block * self.sizes.block, self.sizes.block, rng)
-        return Walk(self.dynamics, theta, rng, self.sizes.chunk, advance=self.engine)
+    def groups(self, blocks: Sequence[int]) -> list[tuple[int, ...]]:
+        """Return which seed blocks are walked side by side.
+
+        Groups are of one length, for which steps are compiled: the last one may repeat its last block.
+        """
+        most = 1 if self.engine is None else self.sizes.group
+        # Compiled steps of few random numbers: a call costs about as much as the steps of one block.
+        length = min(range(1, most + 1), key=lambda length: -(-len(blocks) // length) * (length + 1))
+        return [
+            tuple(blocks[min(at + place, len(blocks) - 1)] for place in range(length))
+            for at in range(0, len(blocks), length)
+        ]
+
+    def walk(self, blocks: Sequence[int]) -> Walk:
+        """Return the walk of seed blocks from their start, side by side; a block is always walked whole."""
+        device, size = self.problem.device, self.sizes.block
+        generators, starts = [], []
+        for block in blocks:
+            rng = torch.Generator(device) if self.engine is None else self.engine.generator(device)
+            generators.append(rng.manual_seed(self._seeds[block]))
+            starts.append(self.start(block * size, size, rng))
+        theta = starts[0] if len(starts) == 1 else torch.cat(starts, -2)
+        return Walk(self.dynamics, theta, generators, self.sizes.chunk, advance=self.engine)
+
+    def apart(self, blocks: Sequence[int], path: Tensor) -> dict[int, Tensor]:
+        """Return the states of each of the blocks that were walked side by side, in memory as if walked alone."""
+        if len(blocks) == 1:
+            return {blocks[0]: path}
+        parts = path.unflatten(-2, (len(blocks), self.sizes.block)).unbind(-3)
+        return {block: part.contiguous() for block, part in zip(blocks, parts, strict=True)}
 
     def record(self, trajectories: int, since: int, until: int) -> Recorder:
         """Return an empty record of that many trajectories, and of the saves from one to before another."""
@@ -240,6 +263,9 @@ def make_plan(
         budget = _working_memory(budget, results) // workers(problem)
     with memory_errors():
         sizes = choose_sizes(dynamics, saves=len(grid) - 1, interval=grid[1], block=block_size, budget=budget)
+    # No thread shall be idle.
+    share = math.ceil(trajectories / sizes.block / workers(problem))
+    sizes = dataclasses.replace(sizes, group=min(sizes.group, share))
     if compile is None:
         work = sizes.numbers * trajectories * steps * dynamics.substeps
         compile = problem.device.type == "cuda" or work > COMPILE_NUMBERS  # a CUDA graph costs no compiler

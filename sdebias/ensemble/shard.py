@@ -33,7 +33,7 @@ Make: TypeAlias = "Callable[[Bounds, Sequence[Part]], Shard]"
 Walks: TypeAlias = tuple[Callable[[], None], ...]
 
 # What the state of a walk consists of.
-WALK = ("theta", "rng", "at")
+WALK = ("theta", "rng", "at", "ahead")
 
 
 class Shard:
@@ -95,41 +95,44 @@ class Shard:
                 continue
             leg = _Leg(self.plan.record(self.last - self.first, since, until), state, since, done, until)
             leg.record.restore(state)
-            yield tuple(functools.partial(self._walk, number, leg, stop, report) for number in range(len(self.blocks)))
+            yield tuple(
+                functools.partial(self._walk, blocks, leg, stop, report) for blocks in self.plan.groups(self.blocks)
+            )
             if len(leg.ends) < len(self.blocks):
                 return
             self._write_part(leg.record, since, until)
-            ends = _stacked([leg.ends[number] for number in range(len(self.blocks))])
+            ends = {name: np.stack([leg.ends[block][name] for block in self.blocks]) for name in WALK}
             state, done = {**ends, "status": leg.record.status}, until
             self._write_state(state, until, until)
             if stop.is_set():
                 break
         self.finished = done == self.manifest.legs[-1][1]
 
-    def _walk(self, number: int, leg: _Leg, stop: threading.Event, report: Report) -> None:
-        """Walk one block through a leg, of which some saves may be done; or to where it was stopped."""
-        walk = self.plan.walk(self.blocks[number])
+    def _walk(self, blocks: Sequence[int], leg: _Leg, stop: threading.Event, report: Report) -> None:
+        """Walk blocks through a leg, of which some saves may be done; or to where they were stopped."""
+        walk, size = self.plan.walk(blocks), self.plan.sizes.block
         if leg.state:
-            walk.restore({name: torch.as_tensor(leg.state[name][number]) for name in WALK})
-        start = self.blocks[number] * self.plan.sizes.block
-        low, high = max(self.first, start), min(self.last, start + self.plan.sizes.block)
-        rows = slice(low - start, high - start)
+            places = [block - self.blocks[0] for block in blocks]
+            walk.restore({name: torch.as_tensor(leg.state[name][places]) for name in WALK})
         written = time.monotonic()
         for at, steps in self.plan.segments(max(leg.done - 1, 0), leg.until):
-            path = walk.run(steps)
             fresh = 0 if at == leg.done == 0 else 1  # the first state of a segment is the last of the one before
-            leg.record.write(path[fresh:], rows, low - self.first, at + fresh - leg.since)
-            with self._lock:
-                self._updates += (high - low) * self.plan.instances * (steps[-1] - steps[0])
-                report(self.first, self._updates, leg.record.flagged)
+            for block, path in self.plan.apart(blocks, walk.run(steps)[fresh:]).items():
+                low, high = max(self.first, block * size), min(self.last, (block + 1) * size)
+                rows = slice(low - block * size, high - block * size)
+                leg.record.write(path, rows, low - self.first, at + fresh - leg.since)
+                with self._lock:
+                    self._updates += (high - low) * self.plan.instances * (steps[-1] - steps[0])
+                    report(self.first, self._updates, leg.record.flagged)
             reached = at + len(steps)
             if self.long and reached < leg.until and (stop.is_set() or time.monotonic() - written > self.checkpoint):
-                self._write_state({**_stacked([_plain(walk)]), **leg.record.state()}, leg.since, reached)
+                self._write_state({**_plain(walk), **leg.record.state()}, leg.since, reached)
                 written = time.monotonic()
                 if stop.is_set():
                     return
         # Of many blocks only the ends are kept: a walk holds random numbers for many steps.
-        leg.ends[number] = _plain(walk)
+        end = _plain(walk)
+        leg.ends |= {block: {name: end[name][place] for name in WALK} for place, block in enumerate(blocks)}
 
     def _resume(self) -> tuple[dict[str, np.ndarray], int]:
         """Return the latest state, and the number of saves before it; nothing and 0 at the start.
@@ -154,7 +157,7 @@ class Shard:
 
         A file that bears the right name was written by this package, or made by somebody who wants it to seem so.
         """
-        start = _stacked([_plain(self.plan.walk(self.blocks[0]))])
+        start = _plain(self.plan.walk(self.blocks[:1]))
         wanted: dict[str, tuple[tuple[int, ...], np.dtype]] = {
             name: ((len(self.blocks), *array.shape[1:]), array.dtype) for name, array in start.items()
         }
@@ -187,7 +190,7 @@ class _Leg:
     ----------
     record : Recorder
     state : mapping of str to array
-        Where the walks stand, see `_stacked`; empty at the start.
+        Where the walks stand, with an axis for the blocks in front; empty at the start.
     since, done, until : int
         Of the saves, those before `done` are in the record.
     ends : dict
@@ -203,10 +206,5 @@ class _Leg:
 
 
 def _plain(walk: Walk) -> dict[str, np.ndarray]:
-    """Return where a walk stands, as arrays."""
+    """Return where a walk stands, as arrays with an axis for its blocks in front."""
     return {name: tensor.cpu().numpy() for name, tensor in walk.state().items()}
-
-
-def _stacked(walks: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return where the walks of several blocks stand, each array with an axis for them in front."""
-    return {name: np.stack([walk[name] for walk in walks]) for name in WALK}

@@ -112,21 +112,22 @@ def simulate(
     record = plan.record(trajectories, 0, len(plan.grid))
     stop = threading.Event()
 
-    def block(index: int) -> None:
-        walk, first = plan.walk(index), index * plan.sizes.block
-        kept = min(plan.sizes.block, trajectories - first)
+    def walked(blocks: Sequence[int]) -> None:
+        walk, size = plan.walk(blocks), plan.sizes.block
         for at, segment in plan.segments(0, len(plan.grid)):
             if stop.is_set():
                 return
             fresh = 0 if at == 0 else 1  # the first state of a segment is the last of the one before
-            record.write(walk.run(segment)[fresh:], slice(kept), first, at + fresh)
-            bar.update(plan.instances * kept * (segment[-1] - segment[0]))
+            for block, path in plan.apart(blocks, walk.run(segment)[fresh:]).items():
+                kept = min(size, trajectories - block * size)
+                record.write(path, slice(kept), block * size, at + fresh)
+                bar.update(plan.instances * kept * (segment[-1] - segment[0]))
         if not bar.disable:  # counting takes as long as some steps
             bar.set_postfix(flagged=record.flagged)
 
     total = plan.instances * trajectories * steps
     with progress_bar(progress, total, type(dynamics).__name__) as bar, memory_errors():
-        side_by_side(block, range(plan.blocks), workers(problem), stop)
+        side_by_side(walked, plan.groups(range(plan.blocks)), workers(problem), stop)
     return plan.dataset(record)
 
 

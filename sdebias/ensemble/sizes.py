@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..dynamics.base import Dynamics
-from ..dynamics.walk import Walk, longest_chunk
+from ..dynamics.walk import Walk, longest_chunk, numbers_drawn
 from ..errors import InputError, check_positive, message
 from ..problems.base import Problem
 from ..problems.cost import OperationCounter
@@ -33,6 +33,11 @@ STATE_NUMBERS = 2**20
 CHUNK_OPERATIONS = 250
 ELEMENTWISE_CHUNK_OPERATIONS = 1000
 
+# Random numbers of a compiled chunk up to which calls cost as much as the steps: blocks are walked side by side then.
+GROUP_NUMBERS = 2**17
+# Numbers in the widest registers, a few times: where blocks hold whole ones, steps of several round as those of one.
+REGISTERS = 64
+
 # What has been counted, by problem and dynamics.
 _counted: weakref.WeakKeyDictionary[Problem, dict[Hashable, _Step]] = weakref.WeakKeyDictionary()
 
@@ -47,6 +52,8 @@ class Sizes:
     ----------
     block : int
         Trajectories of each replicate.
+    group : int
+        Blocks that compiled steps may take side by side.
     saves : int
         Saves of each trajectory that are kept until they are recorded.
     chunk : int
@@ -54,10 +61,11 @@ class Sizes:
     numbers : int
         Numbers that the operations of one solver step write for one trajectory of all replicates.
     bytes : int
-        Memory that a block needs while it is stepped, an upper bound: the sum of what its operations write.
+        Memory that a group needs while it is stepped, an upper bound: the sum of what its operations write.
     """
 
     block: int
+    group: int
     saves: int
     chunk: int
     numbers: int
@@ -74,13 +82,19 @@ class _Step:
         That it writes for one trajectory of all replicates.
     kept : int
         Of them, those that compiled steps may write, too: they turn random bits to increments where these are used.
+    drawn : float
+        Random numbers that it takes for one trajectory of all replicates.
     chunk : int
         Steps that one compiled chunk may hold.
+    elementwise : bool
+        Whether trajectories have nothing to do with each other, not even in the order of sums.
     """
 
     numbers: int
     kept: int
+    drawn: float
     chunk: int
+    elementwise: bool
 
 
 def choose_sizes(
@@ -112,11 +126,12 @@ def choose_sizes(
     key = (dataclasses.replace(dynamics, problem=None, symmetry=None), repr(dynamics.symmetry))
     if key not in known:
         known[key] = _count_step(dynamics)
-    numbers = known[key].numbers
+    step = known[key]
+    numbers = step.numbers
     if block is None:
-        block = _power_of_two(STEP_NUMBERS[kind] // max(known[key].kept, 1))
+        block = _power_of_two(STEP_NUMBERS[kind] // max(step.kept, 1))
         block = min(max(block, SMALLEST_BLOCK), LARGEST_BLOCK[kind])
-    chunk = min(longest_chunk(dynamics, block), known[key].chunk)
+    chunk = min(longest_chunk(step.drawn * block, kind), step.chunk)
     fewest, most = SAVES_PER_SEGMENT
     # From the fewest saves on, the same chunks, and thus the same paths, however many there are.
     chunk = _fit(chunk, interval * dynamics.substeps, min(saves, fewest))
@@ -132,7 +147,11 @@ def choose_sizes(
             remedy = "state more, use fewer replicates, or save less often"
             raise InputError(message("memory", f"at least {each} bytes, for one trajectory", budget, remedy))
         block = _power_of_two(budget // each)
-    return Sizes(block, saves, chunk, numbers, block * each)
+    group = 1
+    if kind == "cpu" and step.elementwise and block % REGISTERS == 0:
+        most = [GROUP_NUMBERS / max(step.drawn * chunk, 1), STEP_NUMBERS[kind] / max(step.kept, 1)]
+        group = max(int(min(*most, *([] if budget is None else [budget / each])) / block), 1)
+    return Sizes(block, group, saves, chunk, numbers, group * block * each)
 
 
 def parse_memory(memory: int | str) -> int:
@@ -179,13 +198,19 @@ def _count_step(dynamics: Dynamics, points: int = 2) -> _Step:
     compiled = dynamics.as_compiled()
     kept = counter.written if compiled is dynamics else _counted_step(compiled, points).written
     each = dynamics.substeps * points
-    return _Step(-(-counter.written // each), -(-kept // each), max(most // operations, 1))
+    return _Step(
+        numbers=-(-counter.written // each),
+        kept=-(-kept // each),
+        drawn=numbers_drawn(dynamics),
+        chunk=max(most // operations, 1),
+        elementwise=counter.elementwise,
+    )
 
 
 def _counted_step(dynamics: Dynamics, points: int) -> OperationCounter:
     problem = dynamics.bound_problem
     generator = torch.Generator(problem.device).manual_seed(0)
-    walk = Walk(dynamics, problem.draw_initial(points, generator), generator, dynamics.substeps)
+    walk = Walk(dynamics, problem.draw_initial(points, generator), [generator], dynamics.substeps)
     with OperationCounter() as counter:
         walk.run([0, 1])
     return counter

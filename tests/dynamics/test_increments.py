@@ -117,7 +117,7 @@ def test_chunks_that_share_words_walk_as_steps_do(kind: Any) -> None:
     paths = []
     for function in (None, chunks):
         theta = problem.draw_initial(8, torch.Generator().manual_seed(1))
-        walk = Walk(dynamics, theta, torch.Generator().manual_seed(2), chunk, advance=function)
+        walk = Walk(dynamics, theta, [torch.Generator().manual_seed(2)], chunk, advance=function)
         paths.append(walk.run([0, 30, 45]))
     torch.testing.assert_close(*paths, rtol=0, atol=0)
     assert len(calls) > 1

@@ -44,7 +44,7 @@ def test_path_is_reproducible_and_trajectories_differ(dynamics: Dynamics, stream
 def test_save_grid_does_not_change_the_path(dynamics: Dynamics, streamed: ShallowReLU) -> None:
     start, bound = streamed.draw_initial(3, generator()), dynamics.bind(streamed)
     whole = bound.integrate(start, [0, 2, 4], generator(1))
-    walk = Walk(bound, start, generator(1), chunk=4 * bound.substeps)
+    walk = Walk(bound, start, [generator(1)], chunk=4 * bound.substeps)
     parts = [walk.run([0, 1])[-1], *walk.run([1, 2, 3])[1:], walk.run([3, 4])[-1]]
     assert torch.equal(whole, torch.stack([start, parts[1], parts[3]]))
 
