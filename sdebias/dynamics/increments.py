@@ -7,9 +7,11 @@ they are, but copies integers first, which takes longer than all that follows.
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,11 +105,19 @@ class FastBits(torch.Generator):
 
     transform: Callable[[Tensor], Tensor] = staticmethod(box_muller)
 
+    @functools.cached_property
+    def _start(self) -> tuple[Tensor, dict[str, Any]]:
+        """A place for the state of the source, and that place as the source wants it."""
+        state = torch.empty(4, dtype=torch.int64)
+        words = {"state": state.numpy().view(np.uint64)}
+        return state, {"bit_generator": "SFC64", "state": words, "has_uint32": 0, "uinteger": 0}
+
     def words(self, count: int) -> Tensor:
         """Draw words of 32 random bits, shape (count,), held as float32 numbers."""
-        state = torch.empty(4, dtype=torch.int64).random_(-(2**63), None, generator=self).numpy().view(np.uint64)
+        state, start = self._start
+        state.random_(-(2**63), None, generator=self)
         source = _source()
-        source.state = {"bit_generator": "SFC64", "state": {"state": state}, "has_uint32": 0, "uinteger": 0}
+        source.state = start
         return torch.from_numpy(source.random_raw(-(-count // 2)).view(np.float32))[:count]
 
     def normals(self, count: int) -> Tensor:

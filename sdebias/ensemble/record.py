@@ -112,7 +112,7 @@ class Recorder(ABC):
         """
         status = self.status[..., trajectory : trajectory + path.shape[-2]]
         # Almost always nothing is wrong, which one number tells; NaN compares as False.
-        if bool(path.abs().amax() <= DIVERGENCE_THRESHOLD) and not status.any():
+        if float(path.abs().amax()) <= DIVERGENCE_THRESHOLD and not status.any():
             return None
         before = torch.from_numpy(status).to(path.device)
         size = path.abs().amax(-1)  # NaN propagates

@@ -7,7 +7,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -32,28 +32,43 @@ def _single() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+@contextmanager
+def _stopping(stop: threading.Event) -> Iterator[None]:
+    """Set `stop` where an error leaves the block."""
+    try:
+        yield
+    except BaseException:
+        stop.set()
+        raise
+
+
 def _pool(workers: int) -> ThreadPoolExecutor:
     # OpenMP counts for each thread anew: without this, each of ours would have a team of its own, and all wait.
     return ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
 
 
 def side_by_side(function: Callable[[T], object], items: Sequence[T], workers: int, stop: threading.Event) -> None:
-    """Call a function for each item, each on one thread.
+    """Call a function for each item, each on one thread; the caller's thread is one of them.
 
     `stop` is set where one call fails; the others shall look at it, and end.
     """
-    with _single():
-        if min(workers, len(items)) <= 1:
-            for item in items:
+    waiting = deque(items)
+
+    def work() -> None:
+        with _stopping(stop):
+            while not stop.is_set():
+                try:
+                    item = waiting.popleft()
+                except IndexError:
+                    return
                 function(item)
-            return
-        with _pool(min(workers, len(items))) as pool:
-            try:
-                for done in as_completed([pool.submit(function, item) for item in items]):
-                    done.result()
-            except BaseException:
-                stop.set()
-                raise
+
+    others = min(workers, len(items)) - 1
+    with _single(), _pool(max(others, 1)) as pool, _stopping(stop):
+        futures = [pool.submit(work) for _ in range(others)]
+        work()
+        for future in futures:
+            future.result()
 
 
 def run_shards(
