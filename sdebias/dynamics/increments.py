@@ -11,7 +11,6 @@ import functools
 import math
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -106,18 +105,17 @@ class FastBits(torch.Generator):
     transform: Callable[[Tensor], Tensor] = staticmethod(box_muller)
 
     @functools.cached_property
-    def _start(self) -> tuple[Tensor, dict[str, Any]]:
-        """A place for the state of the source, and that place as the source wants it."""
+    def _start(self) -> tuple[Tensor, np.ndarray]:
+        """A place for the state from which the source starts, as torch and as numpy see it."""
         state = torch.empty(4, dtype=torch.int64)
-        words = {"state": state.numpy().view(np.uint64)}
-        return state, {"bit_generator": "SFC64", "state": words, "has_uint32": 0, "uinteger": 0}
+        return state, state.numpy().view(np.uint64)
 
     def words(self, count: int) -> Tensor:
         """Draw words of 32 random bits, shape (count,), held as float32 numbers."""
-        state, start = self._start
-        state.random_(-(2**63), None, generator=self)
+        drawn, state = self._start
+        drawn.random_(-(2**63), None, generator=self)
         source = _source()
-        source.state = start
+        source.state = {"bit_generator": "SFC64", "state": {"state": state}, "has_uint32": 0, "uinteger": 0}
         return torch.from_numpy(source.random_raw(-(-count // 2)).view(np.float32))[:count]
 
     def normals(self, count: int) -> Tensor:

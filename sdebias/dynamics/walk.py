@@ -137,7 +137,7 @@ class Walk:
         theta = state["theta"].to(self.theta.device)
         self.theta = self.dynamics.arrange(theta.movedim(0, -3).flatten(-3, -2))
         for generator, rng in zip(self.generators, state["rng"], strict=True):
-            generator.set_state(rng)
+            generator.set_state(rng.clone())  # torch 2.13 crashes on a part of a larger tensor
         self._at, self._ahead = int(state["at"][0]), int(state["ahead"][0])
         if self._at % (self._window * self._ahead):
             self._draw()

@@ -132,7 +132,7 @@ class Shard:
                     return
         # Of many blocks only the ends are kept: a walk holds random numbers for many steps.
         end = _plain(walk)
-        leg.ends |= {block: {name: end[name][place] for name in WALK} for place, block in enumerate(blocks)}
+        leg.ends.update({block: {name: end[name][place] for name in WALK} for place, block in enumerate(blocks)})
 
     def _resume(self) -> tuple[dict[str, np.ndarray], int]:
         """Return the latest state, and the number of saves before it; nothing and 0 at the start.

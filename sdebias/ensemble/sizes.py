@@ -149,8 +149,9 @@ def choose_sizes(
         block = _power_of_two(budget // each)
     group = 1
     if kind == "cpu" and step.elementwise and block % REGISTERS == 0:
-        most = [GROUP_NUMBERS / max(step.drawn * chunk, 1), STEP_NUMBERS[kind] / max(step.kept, 1)]
-        group = max(int(min(*most, *([] if budget is None else [budget / each])) / block), 1)
+        together = min(GROUP_NUMBERS / max(step.drawn * chunk, 1), STEP_NUMBERS[kind] / max(step.kept, 1))
+        together = together if budget is None else min(together, budget / each)
+        group = max(int(together / block), 1)
     return Sizes(block, group, saves, chunk, numbers, group * block * each)
 
 

@@ -123,6 +123,28 @@ def test_chunks_that_share_words_walk_as_steps_do(kind: Any) -> None:
     assert len(calls) > 1
 
 
+def test_a_state_says_how_many_bits_were_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A walk goes on where that number is another by now; taken for the new one, bits would be used twice."""
+    dynamics = sb.SGDSDE(learning_rate=0.1, noise="isotropic", temperature=0.1, increments="rademacher", substeps=1)
+    bound = dynamics.bind(sb.problems.HadamardRegression([[1.0]], [1.0]))
+
+    def walk() -> Walk:
+        theta = bound.bound_problem.draw_initial(8, torch.Generator().manual_seed(1))
+        return Walk(bound, theta, [torch.Generator().manual_seed(seed) for seed in (2, 3)], chunk=32)
+
+    whole, half = walk(), walk()
+    wanted = whole.run([0, 200, 400])[-1]
+    half.run([0, 200])
+    monkeypatch.setattr("sdebias.dynamics.sde.WINDOWS_AHEAD", 8)
+    ends = []
+    for ahead in (half.state()["ahead"], walk().state()["ahead"]):
+        rest = walk()
+        rest.restore({**half.state(), "ahead": ahead})
+        ends.append(rest.run([200, 400])[-1])
+    torch.testing.assert_close(ends[0], wanted, rtol=0, atol=0)
+    assert not torch.equal(ends[1], wanted)
+
+
 @pytest.mark.parametrize("count", [MANY - 1, MANY, MANY + 1 + 1, 2**20])
 def test_normals_of_both_sources_are_normal(count: int) -> None:
     """Kolmogorov–Smirnov of few and many at a false-alarm rate of 1e-3; a deviation 10 % larger is rejected."""

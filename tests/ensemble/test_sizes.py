@@ -82,6 +82,31 @@ def test_blocks_are_those_of_normals(kind: Any) -> None:
     assert bits.numbers > normal.numbers
 
 
+def group(problem: sb.Problem, increments: Any = "rademacher", **arguments: Any) -> int:
+    dynamics = sb.SGDSDE(learning_rate=0.1, noise="isotropic", temperature=0.1, substeps=1, increments=increments)
+    return choose_sizes(dynamics.bind(problem), saves=1, interval=500, **arguments).group
+
+
+def test_blocks_of_little_work_are_walked_side_by_side() -> None:
+    """Not where normals are the work, nor where rounding may depend on their number: in sums, at ends of registers."""
+    toy = sb.problems.HadamardRegression([[1.0]], [1.0])
+    assert group(toy) > 1
+    assert group(toy, block=640) > group(toy, block=1280) > group(toy)
+    assert group(toy, "gaussian") == group(toy, block=650) == group(big(4, 8)) == 1
+
+
+def test_a_budget_makes_groups_smaller_before_blocks() -> None:
+    dynamics = sb.SGDSDE(learning_rate=0.1, noise="isotropic", temperature=0.1, increments="rademacher", substeps=1)
+    bound = dynamics.bind(sb.problems.HadamardRegression([[1.0]], [1.0]))
+    free = choose_sizes(bound, saves=1, interval=500)
+    tight, tighter = (
+        choose_sizes(bound, saves=1, interval=500, budget=free.bytes // free.group * blocks) for blocks in (3, 1)
+    )
+    assert (tight.group, tight.block) == (3, free.block)
+    assert (tighter.group, tighter.block) == (1, free.block)
+    assert free.bytes == free.group * tighter.bytes
+
+
 def test_replicates_share_a_block() -> None:
     single, many = sb.problems.HadamardRegression(*regression()), sb.problems.HadamardRegression(*regression())
     one, ten = (
