@@ -22,6 +22,7 @@ from sdebias.dynamics.schedule import cosine
 from sdebias.ensemble import run as run_module
 from sdebias.errors import ConfigError, DataError, InputError, OutputError, RunError
 from sdebias.storage import RunDirectory
+from sdebias.storage.parts import read_state, write_state
 from sdebias.storage.progress import Progress
 
 SDE = sb.SGDSDE(learning_rate=0.05, substeps=2)
@@ -216,6 +217,20 @@ class TestRefused:
         job(problem).run(tmp_path / "run")
         with pytest.raises(OutputError, match="continue it with sdebias run --resume"):
             job(problem).run(tmp_path / "run")
+
+    def test_a_state_of_a_version_that_did_not_say_how_many_bits_were_drawn_at_once(
+        self, problem: sb.problems.HadamardRegression, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        one = job(problem)
+        with small_pieces(2**28), stopped_at_each_segment(monkeypatch), pytest.raises(KeyboardInterrupt):
+            one.run(tmp_path / "run")
+        files = next(iter(RunDirectory(tmp_path / "run").by_shard().values()))
+        (state,) = (file for file in files if file.kind == "state")
+        arrays = read_state(state)
+        del arrays["ahead"]
+        write_state(tmp_path / "run", (state.first, state.last, state.since, state.until), arrays, state.identity)
+        with pytest.raises(DataError, match="take the file out of the directory"):
+            one.run(tmp_path / "run", resume=True)
 
     def test_a_disk_without_room(
         self, problem: sb.problems.HadamardRegression, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
