@@ -31,7 +31,7 @@ def deep() -> sb.problems.DeepDiagonalRegression:
 
 
 def isotropic(**arguments: Any) -> sb.SGDSDE:
-    defaults = {"learning_rate": 0.05, "noise": "isotropic", "temperature": 0.1, "substeps": 1}
+    defaults: dict[str, Any] = {"learning_rate": 0.05, "noise": "isotropic", "temperature": 0.1, "substeps": 1}
     return sb.SGDSDE(**(defaults | arguments))
 
 
@@ -58,7 +58,7 @@ def plan(make: Callable[[], sb.Problem], dynamics: sb.SGDSDE, **arguments: Any) 
 
 def run(make: Callable[[], sb.Problem], dynamics: sb.SGDSDE, blocks: int, **arguments: Any) -> xr.Dataset:
     """Simulate blocks, the last of which is not used up."""
-    sizes = {"trajectories": blocks * BLOCK - 10, "steps": 33, "save_every": 3, "block_size": BLOCK}
+    sizes: dict[str, Any] = {"trajectories": blocks * BLOCK - 10, "steps": 33, "save_every": 3, "block_size": BLOCK}
     return sb.simulate(make(), dynamics, **sizes, compile=True, progress=False, **arguments)
 
 
@@ -124,7 +124,7 @@ def test_threads_do_not_matter(arguments: dict[str, Any]) -> None:
 @pytest.mark.usefixtures("plain")
 def test_a_run_goes_on_with_groups_of_another_length(tmp_path: Path) -> None:
     """States are those of blocks: on three threads a group is shorter, and the first run ends within drawn bits."""
-    sizes = {"trajectories": 5 * BLOCK - 10, "save_every": 3, "block_size": BLOCK, "compile": True}
+    sizes: dict[str, Any] = {"trajectories": 5 * BLOCK - 10, "save_every": 3, "block_size": BLOCK, "compile": True}
     first, longer = (Job(toy(), BITS, {**sizes, "steps": steps}) for steps in (27, 33))
     with shards_of(5, longer):
         first.run(tmp_path / "run")
