@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -42,9 +40,20 @@ def _stopping(stop: threading.Event) -> Iterator[None]:
         raise
 
 
-def _pool(workers: int) -> ThreadPoolExecutor:
+def _together(work: Callable[[], None], workers: int, stop: threading.Event) -> None:
+    """Have so many threads work, of which the caller's is one: another would wake up for nothing, and be in the way.
+
+    `stop` is set where one of them fails; the others shall look at it, and end.
+    """
     # OpenMP counts for each thread anew: without this, each of ours would have a team of its own, and all wait.
-    return ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    with (
+        ThreadPoolExecutor(max(workers - 1, 1), initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        _stopping(stop),
+    ):
+        others = [pool.submit(_stopping(stop)(work)) for _ in range(workers - 1)]
+        work()
+        for other in others:
+            other.result()
 
 
 def side_by_side(function: Callable[[T], object], items: Sequence[T], workers: int, stop: threading.Event) -> None:
@@ -55,20 +64,15 @@ def side_by_side(function: Callable[[T], object], items: Sequence[T], workers: i
     waiting = deque(items)
 
     def work() -> None:
-        with _stopping(stop):
-            while not stop.is_set():
-                try:
-                    item = waiting.popleft()
-                except IndexError:
-                    return
-                function(item)
+        while not stop.is_set():
+            try:
+                item = waiting.popleft()
+            except IndexError:
+                return
+            function(item)
 
-    others = min(workers, len(items)) - 1
-    with _single(), _pool(max(others, 1)) as pool, _stopping(stop):
-        futures = [pool.submit(work) for _ in range(others)]
-        work()
-        for future in futures:
-            future.result()
+    with _single():
+        _together(work, min(workers, len(items)), stop)
 
 
 def run_shards(
@@ -90,63 +94,80 @@ def run_shards(
     told : callable
         See `Report`.
     """
+    turns = _Turns(make, pending, stop, told)
     with _single():
-        if workers == 1:
-            for shard in pending.items():
-                make(*shard).run(stop, told)
-            return
-        with _pool(workers) as pool:
-            try:
-                _Turns(pool, workers).run(make, pending, stop, told)
-            except BaseException:
-                stop.set()
-                pool.shutdown(cancel_futures=True)
-                raise
+        _together(turns.work, workers, stop)
+    if turns.failure is not None:
+        raise turns.failure
 
 
 class _Turns:
-    """Shards under way on the threads of a pool."""
+    """Shards under way, and who walks next."""
 
-    def __init__(self, pool: ThreadPoolExecutor, workers: int) -> None:
-        self.pool, self.workers = pool, workers
-        self.running: dict[Future[Walks], Iterator[Walks]] = {}
-        self.inbox: queue.SimpleQueue[Future[Walks]] = queue.SimpleQueue()
-        # Blocks of each shard that have not come to the end of their leg.
-        self.left: dict[Iterator[Walks], int] = {}
-        self.lock = threading.Lock()
+    def __init__(
+        self, make: Make, pending: Mapping[Bounds, Sequence[Part]], stop: threading.Event, told: Report
+    ) -> None:
+        self._make, self._stop, self._told = make, stop, told
+        self.failure: BaseException | None = None
+        self._waiting = deque(pending.items())
+        # Blocks that nobody walks yet, with their shards, and how many of each shard have not come to the end of a leg.
+        self._ready: deque[tuple[Callable[[], None], Iterator[Walks]]] = deque()
+        self._left: dict[Iterator[Walks], int] = {}
+        self._busy = 0
+        self._change = threading.Condition()
 
-    def run(self, make: Make, pending: Mapping[Bounds, Sequence[Part]], stop: threading.Event, told: Report) -> None:
-        """Give threads work until all shards have ended; see `run_shards`."""
-        waiting = deque(pending.items())
-        failure: BaseException | None = None
-        while waiting or self.running:
-            while waiting and len(self.running) < self.workers:
-                legs = make(*waiting.popleft()).legs(stop, told)
-                self._submit(functools.partial(next, legs, ()), legs)
-            future = self.inbox.get()
-            legs = self.running.pop(future)
-            if (error := future.exception()) is not None:
-                failure = failure or error
-                stop.set()
-                waiting.clear()
-                continue
-            if walks := future.result():
-                self.left[legs] = len(walks)
-            for walk in walks:
-                self._submit(functools.partial(self._walk, walk, legs), legs)
-        if failure is not None:
-            raise failure
+    def work(self) -> None:
+        """Take one task after the other until there is none, and none to come."""
+        try:
+            while (task := self._next()) is not None:
+                self._do(*task)
+        except BaseException as error:  # not of a shard: the user's impatience
+            self._fail(error, None)
+            raise
 
-    def _submit(self, task: Callable[[], Walks], legs: Iterator[Walks]) -> None:
-        future = self.pool.submit(task)
-        self.running[future] = legs
-        future.add_done_callback(self.inbox.put)
+    def _next(self) -> tuple[Callable[[], None] | None, Iterator[Walks]] | None:
+        """Return a block of a shard under way, else a shard to begin with, once there is one; None at the end."""
+        with self._change:
+            while not self._ready and not self._waiting and self._busy and self.failure is None:
+                self._change.wait()
+            if not self._ready and not self._waiting:
+                return None
+            self._busy += 1
+            return self._ready.popleft() if self._ready else (None, self._legs(*self._waiting.popleft()))
 
-    def _walk(self, walk: Callable[[], None], legs: Iterator[Walks]) -> Walks:
-        """Walk a block; on the thread that walks the last one of a leg, write what it has left, and begin the next."""
+    def _legs(self, bounds: Bounds, files: Sequence[Part]) -> Iterator[Walks]:
+        yield from self._make(bounds, files).legs(self._stop, self._told)
+
+    def _do(self, walk: Callable[[], None] | None, legs: Iterator[Walks]) -> None:
+        """Walk a block; the thread that walks the last one of a leg writes what it has left, and begins the next."""
+        walks: Walks = ()
+        try:
+            if walk is None or self._walk(walk, legs):
+                walks = next(legs, ())
+        except BaseException as error:
+            of_shard = isinstance(error, Exception)
+            self._fail(error, legs if of_shard else None)
+            if not of_shard:
+                raise
+        finally:
+            with self._change:
+                self._busy -= 1
+                self._left[legs] = self._left.get(legs, 0) + len(walks)
+                self._ready.extend((walk, legs) for walk in walks)
+                self._change.notify_all()
+
+    def _walk(self, walk: Callable[[], None], legs: Iterator[Walks]) -> bool:
+        """Walk a block; return whether it was the last one of its leg."""
         walk()
-        with self.lock:
-            self.left[legs] -= 1
-            if self.left[legs]:
-                return ()
-        return next(legs, ())
+        with self._change:
+            self._left[legs] -= 1
+            return self._left[legs] == 0
+
+    def _fail(self, error: BaseException, legs: Iterator[Walks] | None) -> None:
+        """Have the shards other than that which failed end in order; or none, where none is given."""
+        with self._change:
+            self.failure = self.failure or error
+            self._waiting.clear()
+            self._ready = deque(ready for ready in self._ready if legs is not None and ready[1] is not legs)
+            self._stop.set()
+            self._change.notify_all()

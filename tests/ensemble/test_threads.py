@@ -64,13 +64,15 @@ class TestShards:
 
     @pytest.mark.parametrize("where", ["walk", "write"])
     def test_where_one_fails_the_others_under_way_end_in_order_and_none_is_begun(self, where: str) -> None:
-        failed = threading.Event()
+        begun, failed = threading.Event(), threading.Event()
 
         def fail() -> None:
+            assert begun.wait(PATIENCE)
             failed.set()
             raise ValueError("of the first")
 
         def wait() -> None:
+            begun.set()
             assert failed.wait(PATIENCE)
 
         bad, good, later = Blocks("bad", 1, 1, **{where: fail}), Blocks("good", 2, 1, walk=wait), Blocks("later", 1, 1)
@@ -82,10 +84,33 @@ class TestShards:
         assert stop.is_set()
 
     def test_a_stop_ends_legs(self) -> None:
-        stop = threading.Event()
-        one, other = Blocks("one", 1, 2, walk=stop.set), Blocks("other", 1, 2, walk=lambda: stop.wait(PATIENCE))
+        stop, together = threading.Event(), threading.Barrier(2, timeout=PATIENCE)
+
+        def walk() -> None:
+            together.wait()
+            stop.set()
+
+        one, other = Blocks("one", 1, 2, walk=walk), Blocks("other", 1, 2, walk=walk)
         run(one, other, Blocks("later", 1, 1, walk=pytest.fail), stop=stop)
         assert one.log == other.log == ["walk 0", "write 0"]
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_an_interrupt_of_the_caller_ends_all(self, workers: int) -> None:
+        """What is not begun is not: neither other blocks of the same shard, nor other shards."""
+        begun, stop = threading.Event(), threading.Event()
+
+        def walk() -> None:
+            if threading.current_thread() is threading.main_thread():
+                assert workers == 1 or begun.wait(PATIENCE)
+                raise KeyboardInterrupt
+            begun.set()
+            assert stop.wait(PATIENCE)
+
+        shards = [Blocks(name, 3, 1, walk=walk) for name in "abc"]
+        with pytest.raises(KeyboardInterrupt):
+            run(*shards, workers=workers, stop=stop)
+        assert stop.is_set()
+        assert sum(len(shard.log) for shard in shards) == workers - 1
 
     def test_threads_of_torch_are_as_before(self) -> None:
         before = torch.get_num_threads()
