@@ -187,7 +187,7 @@ class Walk:
         self._before_draws = self._rng()
         lead = self._lead if self._ahead == 1 else (self._ahead, *self._lead)
         blocks = [self.dynamics.draw(self._window, lead, generator) for generator in self.generators]
-        drawn = {name: _side_by_side([draws[name] for draws in blocks], len(lead)) for name in blocks[0]}
+        drawn = {name: _joined([draws[name] for draws in blocks], len(lead)) for name in blocks[0]}
         if self._ahead == 1:
             self._draws = [drawn]
             return
@@ -198,7 +198,7 @@ class Walk:
         return [generator.get_state() for generator in self.generators]
 
 
-def _side_by_side(blocks: Sequence[Tensor], axis: int) -> Tensor:
+def _joined(blocks: Sequence[Tensor], axis: int) -> Tensor:
     """Return the draws of blocks joined along the axis of their trajectories, stored in the order of one block."""
     if len(blocks) == 1:
         return blocks[0]

@@ -60,8 +60,9 @@ class Sizes:
         Solver steps in one call of the engine.
     numbers : int
         Numbers that the operations of one solver step write for one trajectory of all replicates.
-    bytes : int
-        Memory that a group needs while it is stepped, an upper bound: the sum of what its operations write.
+    each : int
+        Bytes that one trajectory of all replicates needs while it is stepped, an upper bound: the sum of what its
+        operations write.
     """
 
     block: int
@@ -69,7 +70,12 @@ class Sizes:
     saves: int
     chunk: int
     numbers: int
-    bytes: int
+    each: int
+
+    @property
+    def bytes(self) -> int:
+        """Memory that a group needs while it is stepped, an upper bound."""
+        return self.group * self.block * self.each
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,7 @@ def choose_sizes(
         together = min(GROUP_NUMBERS / max(step.drawn * chunk, 1), STEP_NUMBERS[kind] / max(step.kept, 1))
         together = together if budget is None else min(together, budget / each)
         group = max(int(together / block), 1)
-    return Sizes(block, group, saves, chunk, numbers, group * block * each)
+    return Sizes(block, group, saves, chunk, numbers, each)
 
 
 def parse_memory(memory: int | str) -> int:
