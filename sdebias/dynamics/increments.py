@@ -116,11 +116,13 @@ class FastBits(torch.Generator):
         drawn.random_(-(2**63), None, generator=self)
         source = _source()
         source.state = {"bit_generator": "SFC64", "state": {"state": state}, "has_uint32": 0, "uinteger": 0}
-        return torch.from_numpy(source.random_raw(-(-count // 2)).view(np.float32))[:count]
+        drawn = torch.from_numpy(source.random_raw(-(-count // 2)).view(np.float32))
+        return drawn[:count] if count % 2 else drawn
 
     def normals(self, count: int) -> Tensor:
         """Draw float32 normals, shape (count,)."""
-        return self.transform(self.words(count + count % 2).view(2, -1)).view(-1)[:count]
+        drawn = self.transform(self.words(count + count % 2).view(2, -1)).view(-1)
+        return drawn[:count] if count % 2 else drawn
 
 
 def _source() -> np.random.SFC64:

@@ -97,8 +97,27 @@ def test_normals_that_a_compiled_function_makes_are_those_of_the_plain_one() -> 
     rng, plain = Engine(dynamics.bind(problem)).generator(problem.device), FastBits()
     many = [draw("gaussian", 2, (MANY,), one.manual_seed(1)) for one in (rng, plain)]
     torch.testing.assert_close(*many, rtol=1e-5, atol=1e-6)
+    ends = torch.tensor([0, -1, 2**31 - 1, -(2**31)], dtype=torch.int32)
+    words = torch.cartesian_prod(ends, ends).mT.contiguous().view(torch.float32)
+    extremes = [one.transform(words.clone()) for one in (rng, plain)]
+    torch.testing.assert_close(*extremes, rtol=1e-5, atol=1e-6)
     first, again = (run(problem, dynamics, trajectories=2048, block_size=2048, compile=True) for _ in range(2))
     np.testing.assert_array_equal(first["theta"], again["theta"])
+
+
+@pytest.mark.parametrize(("capability", "bits"), [("AVX512", 256), ("AVX2", None), ("DEFAULT", None)])
+def test_registers_of_512_bits_are_not_used(capability: str, bits: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere the compiler decides: a width that the processor does not have would be no vector code at all."""
+    given = []
+
+    def compiler(graph: Any, examples: Any, options: dict[str, Any]) -> compiling.Chunk:
+        given.append(options["cpp.simdlen"])
+        return lambda *inputs: list(inputs)
+
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch._inductor, "compile", compiler)
+    compiling.compiled(lambda theta: [theta * 2], [torch.ones(3)])
+    assert given == [bits]
 
 
 def test_a_failure_is_logged_and_survived(
