@@ -82,7 +82,7 @@ def replicated() -> sb.problems.HadamardRegression:
 @pytest.fixture
 def plain_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the steps of a chunk as they are, where the seconds of the compiler are not the subject."""
-    monkeypatch.setattr(compiling, "compiled", lambda chunk, inputs, **options: chunk)
+    monkeypatch.setattr(compiling, "compiled", lambda chunk, inputs, contracted: chunk)
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import time
 import warnings
 import weakref
 from collections.abc import Hashable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -85,7 +84,9 @@ class Engine:
         shape, function = (words.shape,), lambda words: [box_muller(words)]
         return self._call("making normals", shape, function, [words], contracted=True)[0]
 
-    def _call(self, what: str, key: Hashable, plain: Chunk, inputs: list[Tensor], **options: bool) -> list[Tensor]:
+    def _call(
+        self, what: str, key: Hashable, plain: Chunk, inputs: list[Tensor], contracted: bool = False
+    ) -> list[Tensor]:
         """Return what a function gives for the inputs, from its faster form, which is made where there is none yet."""
         if key not in self._chunks:
             with _lock:
@@ -94,12 +95,12 @@ class Engine:
                 if full in known:
                     self._chunks[key] = known[full]
                 else:
-                    self._chunks[key] = self._build(what, plain, inputs, **options)
+                    self._chunks[key] = self._build(what, plain, inputs, contracted)
                     if not self.failure:
                         known[full] = self._chunks[key]
         return self._chunks[key](*inputs)
 
-    def _build(self, what: str, plain: Chunk, inputs: list[Tensor], **options: bool) -> Chunk:
+    def _build(self, what: str, plain: Chunk, inputs: list[Tensor], contracted: bool) -> Chunk:
         start = time.perf_counter()
         if self.failure:
             return plain
@@ -108,8 +109,10 @@ class Engine:
                 warnings.simplefilter("ignore")  # the compiler's, about itself
                 from . import compiling  # here, since it loads the compiler: most commands need none
 
-                make = compiling.captured if inputs[0].is_cuda else partial(compiling.compiled, **options)
-                chunk = make(plain, inputs)
+                if inputs[0].is_cuda:
+                    chunk = compiling.captured(plain, inputs)
+                else:
+                    chunk = compiling.compiled(plain, inputs, contracted)
         except Exception as error:  # whatever a compiler or tracer raises, the plain steps are right
             self.failure = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             log.warning("steps are not compiled (%s); they are taken one by one", self.failure)

@@ -99,6 +99,7 @@ def test_normals_that_a_compiled_function_makes_are_those_of_the_plain_one() -> 
     torch.testing.assert_close(*many, rtol=1e-5, atol=1e-6)
     ends = torch.tensor([0, -1, 2**31 - 1, -(2**31)], dtype=torch.int32)
     words = torch.cartesian_prod(ends, ends).mT.contiguous().view(torch.float32)
+    assert isinstance(rng, FastBits)
     extremes = [one.transform(words.clone()) for one in (rng, plain)]
     torch.testing.assert_close(*extremes, rtol=1e-5, atol=1e-6)
     first, again = (run(problem, dynamics, trajectories=2048, block_size=2048, compile=True) for _ in range(2))
@@ -159,10 +160,10 @@ def test_a_chunk_of_another_shape_is_another_function(problem: sb.problems.Hadam
     built = []
 
     class Counting(Engine):
-        def _build(self, what: str, plain: compiling.Chunk, inputs: list[torch.Tensor]) -> Any:
+        def _build(self, what: str, plain: compiling.Chunk, inputs: list[torch.Tensor], contracted: bool) -> Any:
             built.append((what, inputs[0].shape[0]))
             self.failure = "not wanted"
-            return super()._build(what, plain, inputs)
+            return super()._build(what, plain, inputs, contracted)
 
     bound = sb.SGD(learning_rate=0.05).bind(problem)
     steps = Counting(bound)

@@ -49,7 +49,7 @@ CASES: dict[str, tuple[Callable[[], sb.Problem], sb.SGDSDE]] = {
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the engine take chunks as they are: compiling takes seconds."""
-    monkeypatch.setattr(compiling, "compiled", lambda chunk, inputs, **options: chunk)
+    monkeypatch.setattr(compiling, "compiled", lambda chunk, inputs, contracted: chunk)
 
 
 def plan(make: Callable[[], sb.Problem], dynamics: sb.SGDSDE, **arguments: Any) -> Plan:
