@@ -85,15 +85,16 @@ def _labelled(coords: Mapping[str, Any]) -> xr.Coordinates:
             variables[name] = xr.Variable(*values)
         else:
             names = isinstance(values, list) and all(isinstance(value, str) for value in values)
-            indexes[name] = _names(name, tuple(values)) if names else _index(name, values)
+            labels = tuple(values) if names else values
+            indexes[name] = (_known_index if isinstance(labels, tuple | range) else _index)(name, labels)
             variables |= indexes[name].create_variables()
     return xr.Coordinates(variables, indexes=indexes)
 
 
 @functools.lru_cache(maxsize=64)
-def _names(dim: str, names: tuple[str, ...]) -> PandasIndex:
-    """Return the index of an axis of names: the same ones in every call, for which pandas takes long."""
-    return _index(dim, names)
+def _known_index(dim: str, labels: tuple[str, ...] | range) -> PandasIndex:
+    """Return the index of an axis of names or evenly spaced numbers: the same in many calls, and pandas takes long."""
+    return _index(dim, pd.RangeIndex(labels) if isinstance(labels, range) else labels)
 
 
 def _index(dim: str, labels: Any) -> PandasIndex:

@@ -179,7 +179,8 @@ def piece(kind: str, drawn: Tensor, first: int, count: int) -> Tensor:
         return drawn[first : first + count]
     bits = 32 // WORD_STEPS[kind]
     word, place = divmod(first, WORD_STEPS[kind])
-    return (drawn[word : word + 1].view(torch.int32) >> (place * bits)).view(torch.float32)
+    words = drawn[word : word + 1]
+    return (words.view(torch.int32) >> (place * bits)).view(torch.float32) if place else words
 
 
 def read(kind: str, drawn: Tensor, step: int, dtype: torch.dtype) -> Tensor:

@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 import xarray as xr
 from torch import Tensor
@@ -78,7 +77,7 @@ class Plan:
     observables: Mapping[str, Observable]
     statistics: tuple[Statistic, ...]
     trajectories: int
-    grid: list[int]
+    grid: range
     seed: int
     start: Callable[[int, int, torch.Generator], Tensor]
     sizes: Sizes
@@ -104,7 +103,7 @@ class Plan:
         """Number of replicates, at least 1."""
         return math.prod(self.lead)
 
-    def segments(self, since: int, until: int) -> list[tuple[int, list[int]]]:
+    def segments(self, since: int, until: int) -> list[tuple[int, range]]:
         """Return the pieces that a walk takes at once from save `since` to before `until`: first save, and steps."""
         starts = range(since, until - 1, self.sizes.saves)
         return [(at, self.grid[at : min(at + self.sizes.saves + 1, until)]) for at in starts]
@@ -193,11 +192,11 @@ class Plan:
     ) -> xr.Dataset:
         problem, dynamics = self.problem, self.dynamics
         saves = slice(since, since + record.saves)
-        coords = {**record.coords(), "step": np.asarray(self.grid[saves])}
+        coords = {**record.coords(), "step": self.grid[saves]}
         if not self.statistics:
-            coords["trajectory"] = pd.RangeIndex(first, first + record.status.shape[-1])
+            coords["trajectory"] = range(first, first + record.status.shape[-1])
         if problem.replicates is not None:
-            coords["replicate"] = pd.RangeIndex(problem.replicates)
+            coords["replicate"] = range(problem.replicates)
         rates: dict[str, Any] = dynamics.variables()
         for name, value in rates.items():
             if isinstance(value, Schedule):
@@ -289,7 +288,7 @@ def _kept_bytes(
     observables: Mapping[str, Observable],
     statistics: tuple[Statistic, ...],
     trajectories: int,
-    grid: list[int],
+    grid: range,
 ) -> int:
     """Return the size of what is kept of an ensemble; of sketches, a forecast."""
     if not statistics:
@@ -317,7 +316,7 @@ def _working_memory(budget: int, results: int) -> int:
     return budget - results
 
 
-def save_grid(steps: int, save_every: int | None = None) -> list[int]:
+def save_grid(steps: int, save_every: int | None = None) -> range:
     """Return the steps that are saved, from 0 to `steps`.
 
     Raises
@@ -333,7 +332,7 @@ def save_grid(steps: int, save_every: int | None = None) -> list[int]:
         small = [k for k in range(1, min(math.isqrt(steps), DIVISORS) + 1) if steps % k == 0]
         near = min(sorted([*small, *(steps // k for k in small)]), key=lambda k: abs(k - save_every))
         raise InputError(message("save_every", f"a divisor of steps = {steps}", save_every, f"use {near}"))
-    return list(range(0, steps + 1, save_every))
+    return range(0, steps + 1, save_every)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -247,5 +247,5 @@ class TestRefusals:
 
 
 def test_save_grid_defaults() -> None:
-    assert save_grid(40) == list(range(0, 41, 2))
-    assert save_grid(7) == list(range(8))
+    assert save_grid(40) == range(0, 41, 2)
+    assert save_grid(7) == range(8)
