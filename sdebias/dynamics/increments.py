@@ -49,37 +49,34 @@ SINE = _coefficients(lambda z: np.sin(math.pi / 4 * np.sqrt(z)) / np.sqrt(z), 3,
 COSINE = _coefficients(lambda z: np.cos(math.pi / 4 * np.sqrt(z)), 3, (0, 1))
 
 
-def box_muller(words: Tensor) -> Tensor:
+def box_muller(first: Tensor, second: Tensor) -> None:
     """Turn words into float32 normals √(−2 ln u) (cos φ, sin φ) of G. E. P. Box and M. E. Muller (1958), in place.
 
-    The first of two words gives u, from 31 bits, and a sign; the second gives φ mod π/2, from 31 bits, and whether the
+    The first word of a pair gives u, from 31 bits, and a sign; the second gives φ mod π/2, from 31 bits, and whether the
     two are exchanged: together the four quadrants. Logarithm, sine and cosine are polynomials, which a compiler turns
     into a third of the instructions of functions for all arguments.
 
     Parameters
     ----------
-    words : Tensor, shape=(2, pair), dtype=float32
-        Random bits, which become normals: another array would not fit into a cache beside them.
-
-    Returns
-    -------
-    Tensor, shape=(2, pair)
-        `words`.
+    first, second : Tensor, shape=(pair,), dtype=float32
+        Random bits, which become normals: other arrays would not fit into a cache beside them. They are two tensors,
+        since a compiler writes halves of one to memory twice.
     """
-    first, second = words.view(torch.int32).unbind()
-    signed = first.to(torch.float32) + 0.5  # never zero; u = |signed|/2³¹
+    signed = first.view(torch.int32).to(torch.float32) + 0.5  # never zero; u = |signed|/2³¹
     # |signed| = (1 + x) 2^exponent with 1 + x from √½ to √2.
     bits = signed.abs().view(torch.int32) - HALF_ROOT
     exponent = (bits & ~MANTISSA).to(torch.float32) * 2.0**-23 - 31
     x = ((bits & MANTISSA) + HALF_ROOT).view(torch.float32) - 1
     radius = torch.sqrt(x * _polynomial(LOGARITHM, x) - 2 * math.log(2) * exponent)
-    angle = ((second & 0x7FFFFFFF) - 2**30).to(torch.float32) * 2.0**-30  # φ in units of π/4, from −1 to 1
+    phase = second.view(torch.int32)
+    angle = ((phase & 0x7FFFFFFF) - 2**30).to(torch.float32) * 2.0**-30  # φ in units of π/4, from −1 to 1
     square = angle * angle
     sine = _polynomial(SINE, square) * angle * radius
     cosine = _polynomial(COSINE, square) * radius
     cosine = torch.where(signed < 0, -cosine, cosine)
-    exchanged = second < 0
-    return words.copy_(torch.stack([torch.where(exchanged, sine, cosine), torch.where(exchanged, cosine, sine)]))
+    exchanged = phase < 0
+    first.copy_(torch.where(exchanged, sine, cosine))
+    second.copy_(torch.where(exchanged, cosine, sine))
 
 
 def _polynomial(coefficients: Sequence[float], x: Tensor) -> Tensor:
@@ -99,10 +96,10 @@ class FastBits(torch.Generator):
     Attributes
     ----------
     transform : callable
-        `box_muller`, or a faster function of the same result.
+        `box_muller`, or a faster function that does the same.
     """
 
-    transform: Callable[[Tensor], Tensor] = staticmethod(box_muller)
+    transform: Callable[[Tensor, Tensor], None] = staticmethod(box_muller)
 
     @functools.cached_property
     def _start(self) -> tuple[Tensor, np.ndarray]:
@@ -121,7 +118,8 @@ class FastBits(torch.Generator):
 
     def normals(self, count: int) -> Tensor:
         """Draw float32 normals, shape (count,)."""
-        drawn = self.transform(self.words(count + count % 2).view(2, -1)).view(-1)
+        drawn = self.words(count + count % 2)
+        self.transform(*drawn.view(2, -1).unbind())
         return drawn[:count] if count % 2 else drawn
 
 

@@ -80,9 +80,12 @@ class Engine:
         rng.transform = self._normals
         return rng
 
-    def _normals(self, words: Tensor) -> Tensor:
-        shape, function = (words.shape,), lambda words: [box_muller(words)]
-        return self._call("making normals", shape, function, [words], contracted=True)[0]
+    def _normals(self, first: Tensor, second: Tensor) -> None:
+        def make(first: Tensor, second: Tensor) -> list[Tensor]:
+            box_muller(first, second)
+            return []
+
+        self._call("making normals", first.shape, make, [first, second], contracted=True)
 
     def _call(
         self, what: str, key: Hashable, plain: Chunk, inputs: list[Tensor], contracted: bool = False

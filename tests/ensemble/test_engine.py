@@ -99,8 +99,10 @@ def test_normals_that_a_compiled_function_makes_are_those_of_the_plain_one() -> 
     torch.testing.assert_close(*many, rtol=1e-5, atol=1e-6)
     ends = torch.tensor([0, -1, 2**31 - 1, -(2**31)], dtype=torch.int32)
     words = torch.cartesian_prod(ends, ends).mT.contiguous().view(torch.float32)
+    extremes = [words.clone(), words.clone()]
     assert isinstance(rng, FastBits)
-    extremes = [one.transform(words.clone()) for one in (rng, plain)]
+    for one, pairs in zip((rng, plain), extremes, strict=True):
+        one.transform(*pairs)
     torch.testing.assert_close(*extremes, rtol=1e-5, atol=1e-6)
     first, again = (run(problem, dynamics, trajectories=2048, block_size=2048, compile=True) for _ in range(2))
     np.testing.assert_array_equal(first["theta"], again["theta"])
