@@ -52,9 +52,9 @@ COSINE = _coefficients(lambda z: np.cos(math.pi / 4 * np.sqrt(z)), 3, (0, 1))
 def box_muller(first: Tensor, second: Tensor) -> None:
     """Turn words into float32 normals √(−2 ln u) (cos φ, sin φ) of G. E. P. Box and M. E. Muller (1958), in place.
 
-    The first word of a pair gives u, from 31 bits, and a sign; the second gives φ mod π/2, from 31 bits, and whether the
-    two are exchanged: together the four quadrants. Logarithm, sine and cosine are polynomials, which a compiler turns
-    into a third of the instructions of functions for all arguments.
+    The first word of a pair gives u, from 31 bits, and a sign; the second gives φ mod π/2, from 31 bits, and whether
+    the two are exchanged: together the four quadrants. Logarithm, sine and cosine are polynomials, which a compiler
+    turns into a third of the instructions of functions for all arguments.
 
     Parameters
     ----------
