@@ -22,12 +22,13 @@ from .brownian import SequentialBrownian
 from .noise import NOISES, Noise, as_noise
 from .schedule import Schedule
 from .solvers import METHODS, check_method
-from .walk import Draws, Rate
+from .walk import CHUNK, Draws, Rate
 
 # Name of the Brownian increments among the draws; the arrays of a stream have the names of the problem's data.
 INCREMENT = "increment"
-# Words of random bits, and windows of steps, that are drawn at once at most.
+# Words of random bits, and windows of them, that are drawn at once at most; and normals.
 WORDS_AHEAD, WINDOWS_AHEAD = 2**16, 5
+NORMALS_AHEAD = 2**20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -235,11 +236,16 @@ class SGDSDE(Dynamics):
         return {name: increments.piece(self.increments, drawn, first, count) for name, drawn in draws.items()}
 
     def windows_ahead(self, window: int, lead: tuple[int, ...]) -> int:
-        """Return how many windows are drawn at once: several where they are few bits, for which calls take longest."""
-        if self.increments == "gaussian" or self.bound_problem.stream is not None:
+        """Return how many windows are drawn at once: several where they are few numbers, for which calls take longest.
+
+        Of normals, two, if they are short: a walk draws for its last steps and those after it, and normals are dear.
+        """
+        if self.bound_problem.stream is not None:
             return 1
-        words = increments.rows(self.increments, window) * math.prod(lead) * self.noise_channels
-        return min(max(WORDS_AHEAD // words, 1), WINDOWS_AHEAD)
+        numbers = increments.rows(self.increments, window) * math.prod(lead) * self.noise_channels
+        if self.increments == "gaussian":
+            return 2 if 2 * window <= CHUNK and 2 * numbers <= NORMALS_AHEAD else 1
+        return min(max(WORDS_AHEAD // numbers, 1), WINDOWS_AHEAD)
 
     def as_compiled(self) -> Self:
         """Return the dynamics with normals: compiled steps turn bits to increments where they are used."""

@@ -68,9 +68,9 @@ class Engine:
             return advance(self.dynamics, theta, draws, rates, count, every)
 
         inputs = [theta, *draws.values(), *([] if rates is None else [rates])]
-        return self._call(
-            f"{count} steps of {type(self.dynamics).__name__}", (theta.shape, count, every), steps, inputs
-        )
+        # How many windows were drawn at once shows in the strides of the draws.
+        key = (theta.shape, count, every, *(drawn.stride() for drawn in draws.values()))
+        return self._call(f"{count} steps of {type(self.dynamics).__name__}", key, steps, inputs)
 
     def generator(self, device: torch.device) -> torch.Generator:
         """Return an RNG whose normals are made in a compiled function, too, where that is faster."""

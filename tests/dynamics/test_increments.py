@@ -123,9 +123,14 @@ def test_chunks_that_share_words_walk_as_steps_do(kind: Any) -> None:
     assert len(calls) > 1
 
 
-def test_a_state_says_how_many_bits_were_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("kind", "name", "value"), [("rademacher", "WINDOWS_AHEAD", 8), ("gaussian", "NORMALS_AHEAD", 0)]
+)
+def test_a_state_says_how_many_windows_were_drawn_at_once(
+    kind: Any, name: str, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A walk goes on where that number is another by now; taken for the new one, bits would be used twice."""
-    dynamics = sb.SGDSDE(learning_rate=0.1, noise="isotropic", temperature=0.1, increments="rademacher", substeps=1)
+    dynamics = sb.SGDSDE(learning_rate=0.1, noise="isotropic", temperature=0.1, increments=kind)
     bound = dynamics.bind(sb.problems.HadamardRegression([[1.0]], [1.0]))
 
     def walk() -> Walk:
@@ -135,7 +140,7 @@ def test_a_state_says_how_many_bits_were_drawn_at_once(monkeypatch: pytest.Monke
     whole, half = walk(), walk()
     wanted = whole.run([0, 200, 400])[-1]
     half.run([0, 200])
-    monkeypatch.setattr("sdebias.dynamics.sde.WINDOWS_AHEAD", 8)
+    monkeypatch.setattr(f"sdebias.dynamics.sde.{name}", value)
     ends = []
     for ahead in (half.state()["ahead"], walk().state()["ahead"]):
         rest = walk()

@@ -175,6 +175,12 @@ def test_a_chunk_of_another_shape_is_another_function(problem: sb.problems.Hadam
         assert len(states) == (count if every else 1)
     three = "3 steps of SGD"
     assert built == [(three, 4), (three, 5), ("2 steps of SGD", 4), (three, 4)]
+    # Draws that are a part of those of several windows.
+    apart = {
+        name: torch.stack([drawn, drawn], 1)[:, 0] for name, drawn in bound.draw(3, (4,), torch.Generator()).items()
+    }
+    steps(problem.draw_initial(4, torch.Generator()), apart, None, 3, True)
+    assert len(built) == 5
 
 
 class Recorder:
