@@ -109,8 +109,8 @@ class FastBits(torch.Generator):
 
     def words(self, count: int) -> Tensor:
         """Draw words of 32 random bits, shape (count,), held as float32 numbers."""
-        drawn, state = self._start
-        drawn.random_(-(2**63), None, generator=self)
+        start, state = self._start
+        start.random_(-(2**63), None, generator=self)
         source = _source()
         source.state = {"bit_generator": "SFC64", "state": {"state": state}, "has_uint32": 0, "uinteger": 0}
         drawn = torch.from_numpy(source.random_raw(-(-count // 2)).view(np.float32))

@@ -185,7 +185,7 @@ class Walk:
     def _draw(self) -> None:
         """Draw the random numbers of a window, or of several."""
         self._before_draws = self._rng()
-        self._draws = []
+        self._draws = []  # frees memory, which is still in a cache, for what is drawn now
         lead = self._lead if self._ahead == 1 else (self._ahead, *self._lead)
         blocks = [self.dynamics.draw(self._window, lead, generator) for generator in self.generators]
         drawn = {name: _joined([draws[name] for draws in blocks], len(lead)) for name in blocks[0]}

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 import sdebias as sb
 from experiments.faults import Job, differences, shards_of
-from sdebias.ensemble import compiling
 from sdebias.ensemble.plan import Plan, make_plan
 from sdebias.storage import RunDirectory
 
@@ -44,12 +43,6 @@ CASES: dict[str, tuple[Callable[[], sb.Problem], sb.SGDSDE]] = {
     "substeps": (deep, isotropic(substeps=2, increments="rademacher")),
     "replicates": (lambda: toy().replicate(3), BITS),
 }
-
-
-@pytest.fixture
-def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the engine take chunks as they are: compiling takes seconds."""
-    monkeypatch.setattr(compiling, "compiled", lambda chunk, inputs, contracted: chunk)
 
 
 def plan(make: Callable[[], sb.Problem], dynamics: sb.SGDSDE, **arguments: Any) -> Plan:
@@ -99,7 +92,7 @@ def check_paths_of(fewer: int, case: str) -> None:
 
 @pytest.mark.parametrize("fewer", [1, 2, 3])
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.usefixtures("plain")
+@pytest.mark.usefixtures("plain_steps")
 def test_paths_are_those_of_blocks_alone(case: str, fewer: int) -> None:
     check_paths_of(fewer, case)
 
@@ -111,7 +104,7 @@ def test_compiled_paths_are_those_of_blocks_alone(case: str) -> None:
 
 
 @pytest.mark.parametrize("arguments", [{}, {"statistics": ["mean", "covariance", "quantiles"], "save": ["theta"]}])
-@pytest.mark.usefixtures("plain")
+@pytest.mark.usefixtures("plain_steps")
 def test_threads_do_not_matter(arguments: dict[str, Any]) -> None:
     one = run(toy, BITS, blocks=5, **arguments)
     torch.set_num_threads(2)
@@ -122,7 +115,7 @@ def test_threads_do_not_matter(arguments: dict[str, Any]) -> None:
     xr.testing.assert_equal(one, two)
 
 
-@pytest.mark.usefixtures("plain")
+@pytest.mark.usefixtures("plain_steps")
 def test_a_run_goes_on_with_groups_of_another_length(tmp_path: Path) -> None:
     """States are those of blocks: on three threads a group is shorter, and the first run ends within drawn bits."""
     sizes: dict[str, Any] = {"trajectories": 5 * BLOCK - 10, "save_every": 3, "block_size": BLOCK, "compile": True}
