@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import math
 import statistics
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,6 +23,7 @@ import sdebias as sb
 
 from . import machine, processes
 from .report import markdown, significant
+from .timing import turn
 from .workloads import WORKLOADS, Hadamard
 
 FIGURE = Path(__file__).parent / "growth.png"
@@ -31,7 +31,6 @@ AXES = {"steps": "steps", "trajectories": "trajectories", "parameters": "paramet
 CASES = {"W1": "W1: toy, isotropic noise", "W2": "W2: Hadamard regression, n = 64, minibatch noise"}
 FLAT = {"steps": (10**3, 10**5), "trajectories": (10**4, 10**6)}  # where the time per trajectory-step shall be flat
 ROUNDS = 5
-ENOUGH = 0.5  # seconds of calls in each round
 
 Point = tuple[str, int, int, int]  # case, trajectories, steps, parameters
 
@@ -62,21 +61,13 @@ def problem(case: str, parameters: int) -> tuple[sb.Problem, sb.SGDSDE]:
 
 
 def call(case: str, trajectories: int, steps: int, parameters: int) -> dict[str, float]:
-    """Return the seconds of a call in this process, and in MiB its peak memory and its result.
-
-    Short calls are repeated: the first one after other processes finds no page and no cache as it left them.
-    """
+    """Return the seconds of a call in this process, the median of a turn, and in MiB its peak memory and its result."""
     model, dynamics = problem(case, parameters)
     options: dict[str, Any] = {"compile": True, "save_every": steps, "save": ["loss"], "progress": False}
     before = machine.settle()
-    times: list[float] = []
-    while sum(times) < ENOUGH:
-        start = time.perf_counter()
-        ensemble = sb.simulate(model, dynamics, trajectories=trajectories, steps=steps, **options)
-        times.append(time.perf_counter() - start)
-        result = ensemble.nbytes / machine.MIB
-        del ensemble
-    return {"seconds": statistics.median(times), "peak": machine.resident("VmHWM") - before, "result": result}
+    times, ensemble = turn(lambda: sb.simulate(model, dynamics, trajectories=trajectories, steps=steps, **options))
+    peak, result = machine.resident("VmHWM") - before, ensemble.nbytes / machine.MIB
+    return {"seconds": statistics.median(times), "peak": peak, "result": result}
 
 
 def sweep(cases: Sequence[Point], allowed: list[int]) -> list[dict[str, Any]]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 from . import machine, torch_peers
+from .timing import turn
 from .workloads import WORKLOADS
 
 Call = Callable[[], Any]
@@ -36,11 +36,8 @@ def prepared(kind: str, key: str, trajectories: int, steps: int, options: tuple[
 
 
 def seconds(*case: Any) -> float:
-    """Return the time of one call in this process."""
-    call = prepared(*case)
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+    """Return the time of a call in this process, the median of a turn."""
+    return statistics.median(turn(prepared(*case))[0])
 
 
 def peak(*case: Any) -> float:

@@ -44,19 +44,20 @@ def table(rows: Sequence[Mapping[str, Any]], baselines: Mapping[str, str], unit:
     unit : str
         Of the rate.
     """
-    head = ["", "trajectories", unit, "median", *(f"/ {name}" for name in baselines), "first call", "check \\|z\\|"]
+    ratios = [f"/ {name}" for name in baselines]
+    head = ["", "trajectories", unit, "median", *ratios, "after others", "first call", "check \\|z\\|"]
     lines = []
     for row in rows:
         if "missing" in row:
             blank = [""] * len(baselines)
-            lines.append([row["name"], "", row["missing"], "", *blank, "", "", row["bound"]])
+            lines.append([row["name"], "", row["missing"], "", *blank, "", "", "", row["bound"]])
             continue
         ratios = [significant(ratio(rows, row, name), 3) for name in baselines.values()]
         check = f"{row['z']:.1f} ({row['limit']:.1f})" if "z" in row else ""
         first = f"+{row['first']:.1f} s" if row["first"] >= 0.05 else ""
         size = f"{row['trajectories']:,}"
-        time = f"{significant(1e3 * row['seconds'], 3)} ms"
-        lines.append([row["name"], size, scientific(row["rate"]), time, *ratios, first, check, row["bound"]])
+        time, after = (f"{significant(1e3 * row[name], 3)} ms" for name in ("seconds", "after"))
+        lines.append([row["name"], size, scientific(row["rate"]), time, *ratios, after, first, check, row["bound"]])
     return markdown([*head, "bound by"], lines)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from benchmarks import report
-from benchmarks.timing import Contender, NotInstalledError, compare, largest_deviation, ratio
+from benchmarks import report, timing
+from benchmarks.timing import Contender, NotInstalledError, compare, largest_deviation, ratio, turn
 
 REFERENCE = np.random.default_rng(0).standard_normal((100, 3))
 
@@ -22,6 +24,16 @@ def test_contenders_take_turns_after_one_call_that_does_not_count() -> None:
     rows = compare([contender("a"), contender("b")], lambda states: states, REFERENCE, rounds=3)
     assert calls == ["a", "b", *["a", "b"] * 3]
     assert [row["rate"] for row in rows] == [20 / row["seconds"] for row in rows]
+    assert [row["after"] for row in rows] == [row["seconds"] for row in rows]
+
+
+def test_a_turn_repeats_short_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that counts how often it is read, and a call that reads it as often as the test says."""
+    clock = itertools.count()
+    monkeypatch.setattr(timing, "ENOUGH", 20)
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    assert turn(lambda: [next(clock) for _ in range(3)][-1]) == ([4] * 4, 22)
+    assert turn(lambda: [next(clock) for _ in range(30)][-1])[0] == [31]
 
 
 def test_a_missing_package_is_a_row() -> None:
