@@ -38,8 +38,8 @@ Written by `python -m benchmarks` (`make bench` installs the peers first); raw n
 are noisy: only ratios within a table mean something. One process, one thread, float32 unless a section says otherwise;
 contenders take turns, in which calls are repeated for half a second, and every time is the median of the medians of at
 least 5 turns. What the first call of a turn takes, when caches hold what others worked on, is in the column "after
-others". The first call of all, which compiles, does not count: what it took longer is in a column of its own. Ratios are
-speeds over the speed of the row that heads their column."""
+others". The first call of all, which compiles, does not count: what it took longer is in a column of its own. Ratios
+are speeds over the speed of the row that heads their column."""
 
 
 def module(section: str) -> Any:

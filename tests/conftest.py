@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 
 import sdebias as sb
+from benchmarks import timing
 from experiments.faults import Job, parts_of, small_job, small_pieces
 from sdebias.dynamics.brownian import SequentialBrownian
 from sdebias.ensemble import compiling
@@ -83,6 +84,12 @@ def replicated() -> sb.problems.HadamardRegression:
 def plain_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the steps of a chunk as they are, where the seconds of the compiler are not the subject."""
     monkeypatch.setattr(compiling, "compiled", lambda chunk, inputs, contracted: chunk)
+
+
+@pytest.fixture
+def single_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each turn of a benchmark be one call, where times are not the subject."""
+    monkeypatch.setattr(timing, "ENOUGH", 0)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from benchmarks import sde, sgd, torch_peers
 from benchmarks.timing import Contender, as_states, compare, largest_deviation, moments_about
 from benchmarks.workloads import WORKLOADS, Factorisation, Hadamard, HadamardByAutograd, ReLU, Step, Toy, Workload
 
-pytestmark = pytest.mark.usefixtures("plain_steps")
+pytestmark = pytest.mark.usefixtures("plain_steps", "single_calls")
 
 SIZES = {"W1": (2_000, 40), "W1 long": (500, 80), "W2": (200, 10), "W4": (24, 4), "W5": (24, 4)}
 

@@ -8,7 +8,7 @@ import torch
 from benchmarks import gpu, growth, machine, store
 from benchmarks.workloads import Hadamard, Toy
 
-pytestmark = pytest.mark.usefixtures("plain_steps")
+pytestmark = pytest.mark.usefixtures("plain_steps", "single_calls")
 
 
 def test_the_gpu_section_runs_on_a_cpu_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from benchmarks.timing import Contender, NotInstalledError, compare, largest_dev
 REFERENCE = np.random.default_rng(0).standard_normal((100, 3))
 
 
+@pytest.mark.usefixtures("single_calls")
 def test_contenders_take_turns_after_one_call_that_does_not_count() -> None:
     calls: list[str] = []
 
