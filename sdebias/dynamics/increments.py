@@ -198,4 +198,5 @@ def read(kind: str, drawn: Tensor, step: int, dtype: torch.dtype) -> Tensor:
     # The lower or upper half becomes the upper half, whose order is that of the whole.
     number = words << 16 if place == 0 else words
     above, below = number >= (2**15 - OUTER) * 2**16, number < (OUTER - 2**15) * 2**16
-    return (above.to(dtype) - below.to(dtype)) * SIZE
+    sign = above.to(torch.float32) - below.to(torch.float32)  # compilers have instructions for this, none for float64
+    return sign.to(dtype) * SIZE

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 # Operations that are not elementwise and yet do not keep a compiler from fusing what is before and after them.
-TRANSPARENT = {"cat", "empty", "new_empty", "new_zeros", "normal_", "ones_like", "random_", "stack", "zeros_like"}
+TRANSPARENT = {"_to_copy", "cat", "empty", "new_empty", "new_zeros", "normal_", "ones_like", "random_", "stack", "zeros_like"}
 
 
 class OperationCounter(TorchDispatchMode):

@@ -45,6 +45,16 @@ def test_chunks_fit_the_saves(interval: int, saves: int, chunk: int) -> None:
     assert choose_sizes(dynamics, saves=saves, interval=interval).chunk == chunk
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("kind", "chunk"), [("gaussian", 50), ("rademacher", 50), ("three-point", 25)])
+def test_steps_of_one_loop_make_long_chunks(kind: Any, chunk: int, dtype: torch.dtype) -> None:
+    """A number that takes another dtype on its way keeps nothing from being one loop."""
+    toy = sb.problems.HadamardRegression([[1.0]], [1.0]).to(dtype=dtype)
+    dynamics = sb.SGDSDE(learning_rate=0.1, noise="isotropic", temperature=0.1, substeps=1, increments=kind)
+    sizes = choose_sizes(dynamics.bind(toy), saves=1, interval=500)
+    assert (sizes.block, sizes.chunk) == (LARGEST_BLOCK["cpu"], chunk)
+
+
 @pytest.mark.parametrize(("interval", "saves", "at_once"), [(5, 100, 32), (5, 20, 20), (5, 3, 3), (1000, 100, 8)])
 def test_many_saves_at_once_where_they_are_little_work(interval: int, saves: int, at_once: int) -> None:
     """However many there are from eight on, chunks are the same, and thus the paths."""
