@@ -51,7 +51,7 @@ def compiled(chunk: Chunk, inputs: list[Tensor], contracted: bool = False) -> Ch
         "cpp.enable_floating_point_contract_flag": "fast" if contracted else "off",
     }
     function: Chunk = torch._inductor.compile(graph, examples, options=options)
-    function = getattr(function, "__wrapped__", function)  # without what keeps dynamo out, which is not there
+    function = getattr(function, "__wrapped__", function)  # without the wrapper that keeps dynamo out: none is here
     function(*inputs)
     return function
 

@@ -8,8 +8,19 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# Operations that are not elementwise and yet do not keep a compiler from fusing what is before and after them.
-TRANSPARENT = {"_to_copy", "cat", "empty", "new_empty", "new_zeros", "normal_", "ones_like", "random_", "stack", "zeros_like"}
+# Operations that are not marked as elementwise, and yet do not keep a compiler from fusing what is before and after.
+TRANSPARENT = {
+    "_to_copy",
+    "cat",
+    "empty",
+    "new_empty",
+    "new_zeros",
+    "normal_",
+    "ones_like",
+    "random_",
+    "stack",
+    "zeros_like",
+}
 
 
 class OperationCounter(TorchDispatchMode):
