@@ -51,7 +51,8 @@ def compiled(chunk: Chunk, inputs: list[Tensor], contracted: bool = False) -> Ch
         "cpp.enable_floating_point_contract_flag": "fast" if contracted else "off",
     }
     function: Chunk = torch._inductor.compile(graph, examples, options=options)
-    function = getattr(function, "__wrapped__", function)  # without the wrapper that keeps dynamo out: none is here
+    # Without the wrapper that keeps dynamo from compiling it again: a quarter of what a call costs.
+    function = getattr(function, "_torchdynamo_orig_callable", function)
     function(*inputs)
     return function
 
