@@ -42,6 +42,9 @@ CASES: dict[str, tuple[Callable[[], sb.Problem], sb.SGDSDE]] = {
     "schedule": (toy, isotropic(learning_rate=sb.schedule.cosine(0.05, 0.01, 30), increments="rademacher")),
     "substeps": (deep, isotropic(substeps=2, increments="rademacher")),
     "replicates": (lambda: toy().replicate(3), BITS),
+    "double precision": (lambda: toy().to(dtype=torch.float64), BITS),
+    "three points": (toy, isotropic(increments="three-point")),
+    "three points, double precision": (lambda: toy().to(dtype=torch.float64), isotropic(increments="three-point")),
 }
 
 
@@ -98,7 +101,7 @@ def test_paths_are_those_of_blocks_alone(case: str, fewer: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["bits", "normals", "substeps"])
+@pytest.mark.parametrize("case", [case for case in CASES if case not in ("schedule", "replicates")])
 def test_compiled_paths_are_those_of_blocks_alone(case: str) -> None:
     check_paths_of(2, case)
 
